@@ -1,0 +1,188 @@
+"""EmojiWorld encoded once by the frozen networks, then drawn from for every training step with other references.
+
+n clips · A actors · R reference frames · M pictures of a shard · L tokens of one picture · S text tokens · W word_length.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Dinov2Model, PreTrainedTokenizerFast, T5EncoderModel
+
+from video_alchemist.dataset.augmentation import Augmentation, augment
+from video_alchemist.dataset.batch import Batch
+from video_alchemist.dataset.picture import paste_on
+from video_alchemist.dataset.selection import select
+from video_alchemist.emojiworld.recipes.autoencoder import collapsed_time
+from video_alchemist.emojiworld.recipes.fit import rng_of
+from video_alchemist.emojiworld.recipes.image_encoder import MEAN, SMALL_AUGMENTATION, STD
+from video_alchemist.emojiworld.recipes.scale import Scale
+from video_alchemist.emojiworld.recipes.world import WorldBatch, clip_times, make_batch, random_times, sample_scenes
+from video_alchemist.model.binding import token_index
+from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+from video_alchemist.pretrained.image_encoder import ViTImageEncoder
+from video_alchemist.pretrained.text_encoder import T5TextEncoder
+
+WORD_LENGTH = 4
+SHARD = 2048
+BACKGROUND = -1
+PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos work without a mask
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The frozen networks of the shipped bundle, from a recipes' working folder."""
+
+    scale: Scale
+    work: Path
+    device: str
+
+    @cached_property
+    def autoencoder(self) -> CogVideoXAutoencoder:
+        return CogVideoXAutoencoder(_frozen(AutoencoderKLCogVideoX.from_pretrained(self.work / "autoencoder"), self.device))
+
+    @cached_property
+    def text(self) -> T5TextEncoder:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer")
+        model = _frozen(T5EncoderModel.from_pretrained(self.work / "text_encoder"), self.device)
+        return T5TextEncoder(model, tokenizer, self.scale.max_text_length)
+
+    @cached_property
+    def image(self) -> ViTImageEncoder:
+        model = _frozen(Dinov2Model.from_pretrained(self.work / "image_encoder"), self.device)
+        return ViTImageEncoder(model, self.scale.reference_size, MEAN, STD, block=model.config.num_hidden_layers)
+
+
+def _frozen(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    return model.requires_grad_(False).eval().to(device)
+
+
+@torch.no_grad()
+def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, seed: int) -> dict[str, Tensor]:
+    """Everything a training step needs to know of some clips, as CPU tensors in half precision."""
+    device = encoders.device
+    with collapsed_time():
+        z0 = encoders.autoencoder.encode(batch.video)
+    text = encoders.text(batch.captions)
+    num_clips, num_tokens = len(batch.captions), encoders.scale.max_text_length
+    tokens = torch.zeros(num_clips, num_tokens, text.tokens.shape[-1])
+    mask = torch.zeros(num_clips, num_tokens, dtype=torch.bool)
+    tokens[:, : text.tokens.shape[1]], mask[:, : text.mask.shape[1]] = text.tokens.cpu(), text.mask.cpu()
+
+    assert batch.references is not None and batch.valid is not None and batch.backgrounds is not None
+    num_actors, num_views = batch.valid.shape[1:]
+    word_index = torch.full((num_clips, num_actors + 1, WORD_LENGTH), -1, dtype=torch.int16)  # last row: background
+    usable = torch.zeros(num_clips, num_actors + 1, dtype=torch.bool)
+    for i, (entities, actors) in enumerate(zip(batch.entities, batch.entity_actors, strict=True)):
+        for entity, actor in zip(entities, actors, strict=True):
+            word_index[i, actor] = torch.tensor(token_index(text.offsets[i], entity.span, WORD_LENGTH))
+            usable[i, actor] = True
+
+    valid = batch.valid.cpu() & usable[:, :-1, None]
+    generator = rng_of(seed, 0)
+    segments = augment(batch.references[valid.to(device)], generator, augmentation)
+    grounds = torch.ones(len(segments), 3, 1, 1, device=device).expand(-1, -1, *segments.shape[-2:]).clone()
+    pasted = (torch.rand(len(segments), generator=generator) < PASTE_SHARE).to(device)
+    others = torch.randint(num_clips, (len(segments),), generator=generator).to(device)
+    grounds[pasted] = batch.backgrounds[others[pasted]]
+    scenery = batch.backgrounds[usable[:, -1].to(device)]
+    pictures = torch.cat([paste_on(segments, grounds), scenery])
+    image_tokens = encoders.image(pictures)
+
+    slots = torch.full((num_clips, num_actors + 1, num_views), -1, dtype=torch.int32)
+    slots[:, :-1][valid] = torch.arange(len(segments), dtype=torch.int32)
+    slots[usable[:, -1], -1, 0] = torch.arange(len(segments), len(pictures), dtype=torch.int32)
+    return {
+        "z0": z0.half().cpu(),  # (n, C, f, h, w)
+        "text_tokens": tokens.half(),  # (n, S, D_text)
+        "text_mask": mask,  # (n, S)
+        "word_index": word_index,  # (n, A + 1, W)
+        "image_tokens": image_tokens.half().cpu(),  # (M, L, d)
+        "slots": slots,  # (n, A + 1, R) rows of image_tokens, -1 = none
+    }
+
+
+def precompute(
+    scale: Scale, work: Path, device: str, clips: bool, count: int, augmentation: Augmentation = SMALL_AUGMENTATION
+) -> Path:
+    """Encodes `count` clips, or pictures (clips of one frame), into shards; goes on where an earlier call stopped."""
+    folder = work / "encoded" / ("clips" if clips else "pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    encoders = Encoders(scale, work, device)
+    step = min(scale.encode_batch, 32) if clips and device == "cpu" else scale.encode_batch
+    for shard in range(0, count, SHARD):
+        path = folder / f"{shard // SHARD:05d}.safetensors"
+        if path.exists():
+            continue
+        parts = []
+        for start in range(shard, min(shard + SHARD, count), step):
+            scenes = sample_scenes(20 + clips, start, min(step, count - start))
+            times = clip_times(scale.num_frames) if clips else random_times(22, start, len(scenes))
+            batch = make_batch(scenes, times, scale.size, scale.reference_size, device)
+            parts.append(encode(batch, encoders, augmentation, seed=start))
+        temporary = path.with_suffix(".tmp")
+        save_file(_join(parts), temporary)
+        os.replace(temporary, path)
+        print(f"encoded {folder.name} {min(shard + SHARD, count)}/{count}", flush=True)
+    return folder
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches of clips as one, their picture numbers counted on."""
+    offset, slots = 0, []
+    for part in parts:
+        slots.append(torch.where(part["slots"] >= 0, part["slots"] + offset, -1).int())
+        offset += len(part["image_tokens"])
+    joined = {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key != "slots"}
+    return {**joined, "slots": torch.cat(slots)}
+
+
+@dataclass(frozen=True)
+class EncodedWorld:
+    """Training batches from encoded shards (dataset/batch.py: BatchSource)."""
+
+    folder: Path
+    batch_size: int
+    seed: int
+    references: bool  # False = stage I
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return _join([load_file(path) for path in sorted(self.folder.glob("*.safetensors"))])
+
+    def batch(self, step: int) -> Batch:
+        rng = np.random.default_rng((self.seed, step))
+        data = self.tensors
+        rows = torch.from_numpy(rng.choice(len(data["z0"]), size=self.batch_size, replace=False))
+        text_mask = data["text_mask"][rows]
+        length = int(text_mask.sum(dim=1).max())
+        z0, text_tokens = data["z0"][rows].float(), data["text_tokens"][rows, :length].float()
+        if not self.references:
+            return Batch(z0, text_tokens, text_mask[:, :length])
+        chosen = [self._select(int(row), rng) for row in rows]
+        width = max(1, max(len(pictures) for pictures in chosen))
+        slots = torch.zeros(len(rows), width, dtype=torch.long)
+        image_mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        word_index = torch.full((len(rows), width, data["word_index"].shape[-1]), -1, dtype=torch.long)
+        for i, pictures in enumerate(chosen):
+            for k, (entity, slot) in enumerate(pictures):
+                slots[i, k], image_mask[i, k] = slot, True
+                word_index[i, k] = data["word_index"][rows[i], entity].long()
+        image_tokens = data["image_tokens"][slots].float()
+        return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask)
+
+    def _select(self, row: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """App. A.3 on one clip: (entity, picture) pairs in the order of their words in the caption."""
+        slots, words = self.tensors["slots"][row], self.tensors["word_index"][row, :, 0]
+        candidates = {str(actor): slots[actor][slots[actor] >= 0].tolist() for actor in range(len(slots) - 1)}
+        ground = int(slots[BACKGROUND, 0])
+        pairs = select(candidates, (str(len(slots) - 1), ground) if ground >= 0 else None, rng)
+        return sorted(((int(name), slot) for name, slot in pairs), key=lambda pair: int(words[pair[0]]))

@@ -1,0 +1,75 @@
+"""How large the shipped models are and how long each is trained: one frozen value for two cores, one for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes are (height, width) in pixels; steps count optimiser steps, of `batch` samples each.
+
+    The dictionaries are the configurations of AutoencoderKLCogVideoX, T5Config, Dinov2Config and AlchemistTransformer.
+    """
+
+    name: str
+    size: tuple[int, int] = (64, 64)
+    num_frames: int = 17
+    fps: float = 12.0
+    latent_channels: int = 16
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    image_encoder: dict[str, Any] = field(default_factory=dict)
+    transformer: dict[str, Any] = field(default_factory=dict)
+    reference_size: int = 64
+    max_text_length: int = 40
+    crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
+    autoencoder_image_steps: int = 6000
+    autoencoder_clip_steps: int = 1500
+    text_steps: int = 2000
+    image_steps: int = 1000
+    image_scenes: int = 40_960  # encoded once, trained on in random order with other references every time
+    clip_scenes: int = 10_240
+    stage_one_steps: int = 1500
+    stage_two_new_steps: int = 500
+    stage_two_image_steps: int = 4500
+    stage_two_clip_steps: int = 2500
+    image_batch: int = 128
+    clip_batch: int = 32
+    learning_rate: float = 6e-4
+    ema_decay: float = 0.998
+    encode_batch: int = 64
+
+
+SMALL = Scale(
+    name="small",
+    autoencoder={"block_out_channels": (16, 32, 64, 64), "layers_per_block": 1, "norm_num_groups": 8},
+    text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
+    image_encoder={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "patch_size": 16},
+    transformer={"hidden_size": 192, "depth": 8, "num_heads": 6},
+)
+
+BASE = Scale(
+    name="base",
+    autoencoder={"block_out_channels": (32, 64, 96, 128), "layers_per_block": 2, "norm_num_groups": 8},
+    text_encoder={"d_model": 192, "d_kv": 32, "num_heads": 6, "num_layers": 4, "d_ff": 512, "vocab_size": 2048},
+    image_encoder={"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8, "patch_size": 8},
+    transformer={"hidden_size": 320, "depth": 10, "num_heads": 10},
+    crop=64,
+    autoencoder_image_steps=10_000,
+    autoencoder_clip_steps=4000,
+    text_steps=4000,
+    image_steps=4000,
+    image_scenes=262_144,
+    clip_scenes=65_536,
+    stage_one_steps=3000,
+    stage_two_new_steps=1000,
+    stage_two_image_steps=15_000,
+    stage_two_clip_steps=10_000,
+    image_batch=1024,
+    clip_batch=192,
+    encode_batch=512,
+)
+
+SCALES = {scale.name: scale for scale in (SMALL, BASE)}
