@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from video_alchemist.emojiworld.assets import COLOURS, Assets, Identity
+from video_alchemist.emojiworld.assets import HUES, Assets, Identity
 
 Split = Literal["train", "test_concept", "test_artist"]
 Light = Literal["day", "night", "sunset"]
@@ -171,7 +171,7 @@ def _cast(rng: np.random.Generator, pool: _Pool, num_actors: int, background: st
         if identity.broader in {actor.word for actor in actors}:
             continue
         word = identity.broader if broad else identity.concept
-        if _words(word) & (_words(background, actors) | _words(*COLOURS)):
+        if _words(word) & (_words(background, actors) | _words(*HUES)):
             continue
         actors.append(Actor(identity=identity.index, word=word, kind=kind, action="waits", broad=broad))
         broader.append(identity.broader)
@@ -186,7 +186,7 @@ def _words(*texts: str | list[Actor]) -> set[str]:
 
 def _paint(rng: np.random.Generator, actor: Actor, taken: set[str]) -> Actor:
     """Named tint or unnamed recolouring, mirror, tilt and bend: what makes one drawing many identities and poses."""
-    colours = [name for name in COLOURS if name not in taken]
+    colours = [name for name in HUES if name not in taken]
     tinted, jittered = rng.random() < TINT_SHARE, rng.random() < JITTER_SHARE
     colour, hue, saturation = str(rng.choice(colours)), rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.3)
     in_words = bool(tinted and rng.random() < COLOUR_IN_WORDS_SHARE)

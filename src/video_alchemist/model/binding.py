@@ -50,8 +50,8 @@ class Binding(nn.Module):
         x = image_tokens                                                                   # (B, N, L, d)
         if self.word_binding:
             if word_tokens is None or word_tokens.shape[-1] != self.word_dim:
-                given = None if word_tokens is None else word_tokens.shape[-1]
-                raise ValueError(f"word tokens have {given} channels; expected word_length * text_dim = {self.word_dim}")
+                given = "missing" if word_tokens is None else f"{word_tokens.shape[-1]} channels wide"
+                raise ValueError(f"word tokens are {given}; expected word_length * text_dim = {self.word_dim} channels")
             words = repeat(word_tokens, "B N c -> B N L c", L=num_tokens)                  # (B, N, L, W * D_text)
             x = torch.cat([x, words], dim=-1)                                              # (B, N, L, d + W * D_text)
         index = self.image_index_embedding.weight[:num_images, None]                       # (N, 1, d)
@@ -59,7 +59,7 @@ class Binding(nn.Module):
 
 
 def gather_word_tokens(text_tokens: Tensor, word_index: Tensor) -> Tensor:
-    """Word tokens c_n, "flattened into a 1-D embedding": (B, S, D_text), (B, N, W) -> (B, N, W * D_text), 0 where -1."""
+    """Word tokens c_n, flattened (§3.2): (B, S, D_text), (B, N, W) -> (B, N, W * D_text), zeros where -1."""
     batch, num_images, _ = word_index.shape
     index = rearrange(word_index.clamp(min=0), "B N W -> B (N W) 1")
     words = text_tokens.gather(1, index.expand(-1, -1, text_tokens.shape[-1]))             # (B, N * W, D_text)
@@ -68,7 +68,7 @@ def gather_word_tokens(text_tokens: Tensor, word_index: Tensor) -> Tensor:
 
 
 def token_index(offsets: Sequence[tuple[int, int]], span: tuple[int, int], word_length: int) -> list[int]:
-    """Tokens that overlap the characters of a word, "zero-padded or truncated to a consistent length" (-1 = padding)."""
+    """Tokens that overlap the characters of a word, padded (-1) or truncated "to a consistent length" (§3.2)."""
     index = [i for i, (start, end) in enumerate(offsets) if max(start, span[0]) < min(end, span[1])]
     return (index + [-1] * word_length)[:word_length]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,9 @@ class TimeEmbedding(nn.Module):
     def __init__(self, hidden_size: int, num_frequencies: int = 128) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * num_frequencies, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         half = torch.arange(self.num_frequencies, dtype=torch.float32, device=t.device) / self.num_frequencies
@@ -69,15 +72,18 @@ class FeedForward(nn.Module):
         return self.dropout(self.down(F.gelu(self.up(x), approximate="tanh")))
 
 
-class BlockKeyValues(tuple[KeyValue | None, KeyValue | None]):
-    """Keys and values of text and references in one block; None skips the cross-attention."""
+class KeyValues(NamedTuple):
+    """Keys and values of both conditions in one block; None skips a condition."""
+
+    text: KeyValue | None
+    references: KeyValue | None
 
 
 @dataclass(frozen=True)
 class ConditionCache:
     """What a condition looks like to every block; the same at all times t, so computed once per video."""
 
-    blocks: tuple[tuple[KeyValue | None, KeyValue | None], ...]
+    blocks: tuple[KeyValues, ...]
 
 
 class AlchemistBlock(nn.Module):
@@ -111,14 +117,12 @@ class AlchemistBlock(nn.Module):
             self.reference_attn = CrossAttention(hidden_size, image_dim, num_heads, qk_norm, dropout)
         self.ffn = FeedForward(hidden_size, mlp_ratio, dropout)
 
-    def key_values(
-        self, text: Context | None, references: Context | None
-    ) -> tuple[KeyValue | None, KeyValue | None]:
+    def key_values(self, text: Context | None, references: Context | None) -> KeyValues:
         """Keys and values of the conditions as this block sees them."""
         project = self.reference_key_value if self.reference_attn is None else self.reference_attn.key_value
-        return (
-            None if text is None else self.text_attn.key_value(text),
-            None if references is None or project is None else project(references),
+        return KeyValues(
+            text=None if text is None else self.text_attn.key_value(text),
+            references=None if references is None or project is None else project(references),
         )
 
     def forward(
@@ -128,7 +132,7 @@ class AlchemistBlock(nn.Module):
         rotation: tuple[Tensor, Tensor],
         text: Context | None,
         references: Context | None,
-        cached: tuple[KeyValue | None, KeyValue | None] | None = None,
+        cached: KeyValues | None = None,
     ) -> Tensor:
         """x (B, T, D), t_emb (B, D) after its SiLU -> (B, T, D)."""
         modulation = self.adaLN_modulation(t_emb)[:, None].chunk(6, dim=-1)                # 6 x (B, 1, D)
@@ -231,18 +235,17 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # adaLN-Zero: every gated residual starts closed.
-        for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation.weight)
-        # The final layer starts at zero: the first velocity is zero, whatever the input.
-        nn.init.zeros_(self.final_layer.adaLN_modulation.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
-        # What attends to references starts at zero, so that stage II at step 0 equals stage I bit for bit.
-        for block in self.blocks:
-            if block.reference_attn is not None:
-                nn.init.zeros_(block.reference_attn.out.weight)
-            if block.reference_key_value is not None:
-                nn.init.zeros_(block.reference_key_value.kv.weight.chunk(2)[1])
+        for module in self.modules():
+            # adaLN-Zero: every gated residual starts closed. The first velocity is zero, whatever the input.
+            if isinstance(module, AlchemistBlock | FinalLayer):
+                nn.init.zeros_(module.adaLN_modulation.weight)
+            if isinstance(module, FinalLayer):
+                nn.init.zeros_(module.linear.weight)
+            # What attends to references starts at zero, so that stage II at step 0 equals stage I bit for bit.
+            if isinstance(module, AlchemistBlock) and module.reference_attn is not None:
+                nn.init.zeros_(module.reference_attn.out.weight)
+            if isinstance(module, AlchemistBlock) and module.reference_key_value is not None:
+                nn.init.zeros_(module.reference_key_value.kv.weight.chunk(2)[1])
         # Binding starts as a small step away from the image tokens, which its residual carries.
         if self.binding is not None:
             nn.init.normal_(self.binding.projection.weight, std=0.02)
@@ -270,8 +273,8 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         reference_mask: Tensor | None = None,
     ) -> ConditionCache:
         """Keys and values of a condition in every block, for `forward(z, t, cache=...)` of the same batch."""
-        text, references_ = self._contexts(text_tokens, text_mask, references, reference_mask)
-        return ConditionCache(tuple(block.key_values(text, references_) for block in self.blocks))
+        text, bound = self._contexts(text_tokens, text_mask, references, reference_mask)
+        return ConditionCache(tuple(cast(AlchemistBlock, block).key_values(text, bound) for block in self.blocks))
 
     def _contexts(
         self, text_tokens: Tensor | None, text_mask: Tensor | None, references: Tensor | None, mask: Tensor | None
@@ -300,14 +303,14 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         """
         if cache is not None and (text_tokens is not None or references is not None):
             raise ValueError("both a cache and a condition are given; expected one of them")
-        text, references_ = self._contexts(text_tokens, text_mask, references, reference_mask)
+        text, bound = self._contexts(text_tokens, text_mask, references, reference_mask)
         x, grid = self._patchify(z, z0_estimate)                                           # (B, T, patch channels)
         x = self.patch_embedding(x)                                                        # (B, T, D)
         t_emb = F.silu(self.time_embedding(t, z.dtype))                                    # (B, D)
-        head_dim = self.config.hidden_size // self.config.num_heads
-        rotation = rope(grid, head_dim, self.config.rope_theta, z.device)                  # 2 x (T, head_dim / 2)
+        head_dim = self.config["hidden_size"] // self.config["num_heads"]
+        rotation = rope(grid, head_dim, self.config["rope_theta"], z.device)                  # 2 x (T, head_dim / 2)
         for i, block in enumerate(self.blocks):
-            inputs = (x, t_emb, rotation, text, references_, None if cache is None else cache.blocks[i])
+            inputs = (x, t_emb, rotation, text, bound, None if cache is None else cache.blocks[i])
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
@@ -321,17 +324,17 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
 
     def _patchify(self, z: Tensor, z0_estimate: Tensor | None) -> tuple[Tensor, tuple[int, int, int]]:
         """(B, C, f, h, w) -> (B, T, C * patch volume) and the grid of patches."""
-        if z0_estimate is not None and not self.config.self_conditioning:
+        if z0_estimate is not None and not self.config["self_conditioning"]:
             raise ValueError("z0_estimate is given to a transformer without self_conditioning; expected None")
-        if z.shape[1] != self.config.in_channels:
-            raise ValueError(f"latents have {z.shape[1]} channels; expected {self.config.in_channels}")
+        if z.shape[1] != self.config["in_channels"]:
+            raise ValueError(f"latents have {z.shape[1]} channels; expected {self.config["in_channels"]}")
         pf, ph, pw = self.patch_size
         for axis, length, patch in zip(("frames", "height", "width"), z.shape[2:], self.patch_size, strict=True):
             if length % patch:
                 nearest = max(patch, round(length / patch) * patch)
                 raise ValueError(f"latent {axis} {length} is not a multiple of the patch's {patch}; nearest: {nearest}")
         grid = (z.shape[2] // pf, z.shape[3] // ph, z.shape[4] // pw)
-        if self.config.self_conditioning:
+        if self.config["self_conditioning"]:
             z = torch.cat([z, torch.zeros_like(z) if z0_estimate is None else z0_estimate], dim=1)
         tokens = rearrange(z, "B C (f pf) (h ph) (w pw) -> B (f h w) (C pf ph pw)", pf=pf, ph=ph, pw=pw)
         return tokens, grid
@@ -351,7 +354,7 @@ _NO_PERSONALIZATION = (
 
 def add_personalization(transformer: AlchemistTransformer) -> AlchemistTransformer:
     """Stage I -> stage II (App. B.2): the same weights, plus binding and attention to references; same function."""
-    if transformer.config.personalization:
+    if transformer.config["personalization"]:
         raise ValueError("the transformer has personalization already; expected one of stage I")
     config = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     extended = AlchemistTransformer(**{**config, "personalization": True})

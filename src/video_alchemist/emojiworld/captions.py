@@ -1,0 +1,75 @@
+"""EmojiWorld's captions: a small grammar, with the exact place of every entity word (§3.1: "an exact subset").
+
+E.g. "A brown dog jumps beside a robot that spins on a snowy mountain at night."
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from video_alchemist.emojiworld.assets import Assets
+from video_alchemist.emojiworld.scenes import BACKGROUNDS, PAIR_ACTIONS, Actor, Scene
+from video_alchemist.records import Entity
+
+BACKGROUND = -1
+BACKGROUND_SHARE = 0.85
+LIGHTS = {"day": ("", "", " on a bright day"), "night": (" at night",), "sunset": (" at sunset",)}
+
+
+class _Writer:
+    """Text grown piece by piece, noting where the entity words stand."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.entities: list[Entity] = []
+        self.actors: list[int] = []
+
+    def add(self, text: str) -> None:
+        self.text += text
+
+    def name(self, word: str, kind: str, actor: int) -> None:
+        self.entities.append(Entity(word, kind, (len(self.text), len(self.text) + len(word))))  # type: ignore[arg-type]
+        self.actors.append(actor)
+        self.text += word
+
+    def actor(self, index: int, actor: Actor) -> None:
+        colour = f"{actor.colour} " if actor.colour_in_words and actor.colour else ""
+        self.add(f"{article(colour or actor.word)} {colour}")
+        self.name(actor.word, actor.kind, index)
+
+
+def article(word: str) -> str:
+    """"a" or "an", by the sound of the word's start as far as its letters tell."""
+    vowel = word[0].lower() in "aeiou" and not word.lower().startswith(("uni", "use", "eu", "one", "ut", "uk"))
+    return "an" if vowel else "a"
+
+
+def caption(scene: Scene, assets: Assets) -> tuple[str, tuple[Entity, ...], tuple[int, ...]]:
+    """A scene in words: the text, its entities in order, and the actor each names (-1 = the background)."""
+    rng = np.random.default_rng((scene.seed, 77))
+    writer = _Writer()
+    order = list(range(len(scene.actors)))
+    first = order.pop(0)
+    writer.actor(first, scene.actors[first])
+    writer.add(f" {scene.actors[first].action}")
+    partner = scene.actors[first].partner
+    if scene.actors[first].action in PAIR_ACTIONS and partner is not None:
+        order.remove(partner)
+        writer.add(" ")
+        writer.actor(partner, scene.actors[partner])
+        if scene.actors[first].action == "hides behind":
+            writer.add(f" that {scene.actors[partner].action}")
+    for index in order:
+        actor = scene.actors[index]
+        joint = rng.choice(("beside", "and", "while"))
+        writer.add(" beside " if joint == "beside" else f" {joint} ")
+        writer.actor(index, actor)
+        writer.add(f" that {actor.action}" if joint == "beside" else f" {actor.action}")
+    if rng.random() < BACKGROUND_SHARE:
+        writer.add(f" {BACKGROUNDS[scene.background.name][0]} ")
+        writer.name(scene.background.name, "background", BACKGROUND)
+    writer.add(str(rng.choice(LIGHTS[scene.light])))
+    if rng.random() < 0.5:
+        writer.add(".")
+    text = writer.text[0].upper() + writer.text[1:]
+    return text, tuple(writer.entities), tuple(writer.actors)
