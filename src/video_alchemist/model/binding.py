@@ -25,7 +25,8 @@ IRREGULAR_PLURALS = {
     "tooth": "teeth",
 }
 NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"  # Thai, Japanese and Chinese do not separate words
-JOINING = "\u0300-\u036f\u200d\ufe0f\U0001f3fb-\U0001f3ff"  # accents and what joins emoji into one
+EMOJI_STYLE = "\ufe0f"  # invisible, and often left out
+JOINING = f"\u0300-\u036f\u200d{EMOJI_STYLE}\U0001f3fb-\U0001f3ff"  # accents and what joins emoji into one
 
 
 class Binding(nn.Module):
@@ -92,18 +93,15 @@ def find_word(text: str, word: str, occurrence: int = 0) -> tuple[int, int]:
 
 def _pattern(word: str) -> str:
     """A word as a regular expression that matches no part of a longer word or of a joined emoji."""
+    word = word.rstrip(EMOJI_STYLE)
     forms = []
     for form in dict.fromkeys(unicodedata.normalize(kind, word) for kind in ("NFC", "NFD")):
-        escaped = [re.escape(part).replace("'", "['’]").replace("’", "['’]") for part in _parts(form)]
-        forms.append(r"[\s-]+".join(escaped))
+        parts = [re.sub("['’]", "['’]", re.escape(part)) for part in re.split(r"[\s-]+", form)]
+        forms.append(r"[\s-]+".join(parts))
     alone = f"[^\\W{NO_SPACES}]"  # a letter of a script that separates words
     before = f"(?<!{alone})" if re.match(alone, word) else ""
     after = f"(?!{alone})" if re.search(f"{alone}[{JOINING}]*$", word) else ""
-    return f"(?<!\u200d){before}(?:{'|'.join(forms)})(?![{JOINING}]){after}"
-
-
-def _parts(word: str) -> list[str]:
-    return word.split()
+    return f"(?<!\u200d){before}(?:{'|'.join(forms)}){EMOJI_STYLE}?(?![{JOINING}]){after}"
 
 
 def _plurals(noun: str) -> list[str]:

@@ -327,7 +327,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         if z0_estimate is not None and not self.config["self_conditioning"]:
             raise ValueError("z0_estimate is given to a transformer without self_conditioning; expected None")
         if z.shape[1] != self.config["in_channels"]:
-            raise ValueError(f"latents have {z.shape[1]} channels; expected {self.config["in_channels"]}")
+            raise ValueError(f"latents have {z.shape[1]} channels; expected {self.config['in_channels']}")
         pf, ph, pw = self.patch_size
         for axis, length, patch in zip(("frames", "height", "width"), z.shape[2:], self.patch_size, strict=True):
             if length % patch:

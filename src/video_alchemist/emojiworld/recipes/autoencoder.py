@@ -73,13 +73,12 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         return out
     torch.manual_seed(0)
     model = build(scale).to(device)
-    image_batch = 64 if scale.crop < scale.size[0] else 32
-    clip_batch = 4 if device == "cpu" else 16
+    image_batch, clip_batch = scale.autoencoder_batch
 
     def loss(step: int) -> Tensor:
         generator = rng_of(0, step)
         if step < scale.autoencoder_image_steps:
-            scenes = sample_scenes(1, step * image_batch // 4, image_batch // 4)
+            scenes = sample_scenes(1, step * image_batch // 2, image_batch // 2)
             times = torch.cat([random_times(i, step, len(scenes)) for i in range(2)], dim=1)
             video = make_batch(scenes, times, scale.size, device=device).video.transpose(1, 2).flatten(0, 1)[:, :, None]
             video = random_crop(video, scale.crop, generator)

@@ -24,11 +24,12 @@ class Scale:
     transformer: dict[str, Any] = field(default_factory=dict)
     reference_size: int = 64
     max_text_length: int = 40
+    autoencoder_batch: tuple[int, int] = (16, 4)  # pictures, clips
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
-    autoencoder_image_steps: int = 6000
-    autoencoder_clip_steps: int = 1500
-    text_steps: int = 2000
-    image_steps: int = 1000
+    autoencoder_image_steps: int = 3200
+    autoencoder_clip_steps: int = 1000
+    text_steps: int = 800
+    image_steps: int = 450
     image_scenes: int = 40_960  # encoded once, trained on in random order with other references every time
     clip_scenes: int = 10_240
     stage_one_steps: int = 1500
@@ -56,6 +57,7 @@ BASE = Scale(
     text_encoder={"d_model": 192, "d_kv": 32, "num_heads": 6, "num_layers": 4, "d_ff": 512, "vocab_size": 2048},
     image_encoder={"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8, "patch_size": 8},
     transformer={"hidden_size": 320, "depth": 10, "num_heads": 10},
+    autoencoder_batch=(64, 16),
     crop=64,
     autoencoder_image_steps=10_000,
     autoencoder_clip_steps=4000,

@@ -17,7 +17,7 @@ from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import sample_scenes
 
 MASK_SHARE = 0.2
-BATCH = 96
+BATCH = 64
 SPECIALS = ["<pad>", "</s>", "<unk>", "<mask>"]
 
 
