@@ -179,7 +179,7 @@ def test_patches_return_to_their_place() -> None:
     z, t = latents()
     tokens, grid = transformer._patchify(z, None)
     assert grid == (3, 2, 3) and tokens.shape == (2, 18, 16)
-    transformer.patch_embedding = torch.nn.Identity()
+    transformer.patch_embedding = torch.nn.Identity()  # type: ignore[assignment]
     transformer.final_layer.forward = lambda x, t_emb: x  # type: ignore[method-assign]
     assert torch.equal(transformer(z, t), z)
 
@@ -243,8 +243,9 @@ def test_half_precision_and_autocast() -> None:
         transformer = build(**options)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert transformer(z, t, **condition(transformer)).isfinite().all()
-        transformer = transformer.to(torch.bfloat16)
-        given = {name: value if "mask" in name else value.bfloat16() for name, value in condition(build(**options)).items()}
+        given = condition(transformer)
+        given = {name: value if "mask" in name else value.bfloat16() for name, value in given.items()}
+        transformer = transformer.to(torch.bfloat16)  # type: ignore[arg-type]
         assert transformer(z.bfloat16(), t, **given).dtype == torch.bfloat16
 
 

@@ -17,8 +17,9 @@ from video_alchemist.emojiworld.assets import HUES, Assets, recolour, tint
 from video_alchemist.emojiworld.backgrounds import OVERSCAN, backgrounds
 from video_alchemist.emojiworld.motion import affine, camera
 from video_alchemist.emojiworld.scenes import MAX_ACTORS, Scene
-from video_alchemist.emojiworld.undesirable import overlay
+from video_alchemist.emojiworld.undesirable import overlay, overlay_truth
 
+Device = torch.device | str
 CHUNK = 32  # clips at a time: bounds the memory
 SMALL_FRAME = 80  # pixels; below, sprites are halved first, or sampling would skip every other pixel
 LIGHT = {  # (places, actors): actors stay readable at night
@@ -31,7 +32,7 @@ DARK_ALREADY = ("night sky", "moon")
 
 @dataclass(frozen=True)
 class Rendered:
-    """video and background (B, F, 3, H, W), (B, 3, H, W) uint8; the rest None without truth.
+    """video and background (B, F, 3, H, W), (B, 3, H, W) uint8; the rest empty without truth.
 
     masks (B, A, F, H, W) bool: what is seen after occlusion. boxes, faces (B, A, F, 4) pixels x0, y0, x1, y1, NaN where
     nothing is seen. flow (B, F - 1, 2, H, W) pixels from a frame to the next, of the front-most thing.
@@ -50,62 +51,70 @@ def render(
     assets: Assets,
     times: Tensor,
     size: tuple[int, int] = (64, 64),
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     truth: bool = True,
 ) -> Rendered:
     """Clips at times (F,) or (B, F) in [0, 1] of size (height, width); without `truth` masks, ... are empty."""
     times = times.expand(len(scenes), -1) if times.ndim == 1 else times
+    if len(times) != len(scenes):
+        raise ValueError(f"times are of {len(times)} clips, scenes of {len(scenes)}: expected times (F,) or (B, F)")
+    # Most actors first: the clips of a chunk that have a second or third actor are then its first ones, a view.
+    order = sorted(range(len(scenes)), key=lambda i: -len(scenes[i].actors))
+    scenes, times = [scenes[i] for i in order], times.cpu()[order]
     parts = [
         _render_chunk(scenes[i : i + CHUNK], assets, times[i : i + CHUNK], size, device, truth)
         for i in range(0, len(scenes), CHUNK)
     ]
+    back = torch.tensor(order).argsort()
     names = ("video", "background", "masks", "boxes", "faces", "flow")
-    return Rendered(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Rendered(**{name: value[back.to(value.device)] for name, value in joined.items()})
 
 
 def _render_chunk(
-    scenes: Sequence[Scene], assets: Assets, times: Tensor, size: tuple[int, int], device, truth: bool
+    scenes: Sequence[Scene], assets: Assets, times: Tensor, size: tuple[int, int], device: Device, truth: bool
 ) -> Rendered:
+    """Some clips, those with most actors first."""
     height, width = size
     num_clips, num_frames = times.shape
     moments = times.double().numpy()
     maps = torch.from_numpy(_maps(scenes, moments, width / height)).float().to(device)  # (B, A, F, 2, 3)
     view = torch.from_numpy(_views(scenes, moments)).float().to(device)  # (B, F, 2, 3) frame -> place
     order = [np.argsort([a.depth for a in s.actors]).tolist() for s in scenes]
-    order_ = torch.tensor([o + list(range(len(o), MAX_ACTORS)) for o in order], device=device)  # (B, A) back to front
-    present = torch.tensor([[i < len(s.actors) for i in range(MAX_ACTORS)] for s in scenes], device=device)
 
-    pixels = _pixels(height, width, device)  # (H * W, 3) homogeneous frame halves
-    place = backgrounds(scenes, assets, device)
     place_light, actor_light = _lights(scenes, device)
-    frame = _sample(place, view, pixels, size, "border") * place_light  # (B, 3, F, H, W)
+    place = backgrounds(scenes, assets, device) * place_light
+    frame = _sample(place, view, size, "border")  # (B, 3, F, H, W)
     middle = torch.from_numpy(_views(scenes, np.full((num_clips, 1), 0.5))).float().to(device)
-    clean = _sample(place, middle, pixels, size, "border")[:, :, 0] * place_light[:, :, 0]
+    clean = _sample(place, middle, size, "border")[:, :, 0]
     sprites = _sprites(scenes, assets, device, height)  # (B, A, 4, s, s) premultiplied
+    sprites[:, :, :3] *= actor_light[:, None]
     bends = torch.tensor([[_attribute(s, i, "bend") for i in range(MAX_ACTORS)] for s in scenes], device=device)
 
-    rows = torch.arange(num_clips, device=device)
-    alphas = frame.new_zeros(num_clips, MAX_ACTORS, num_frames, height, width)
+    alphas = frame.new_zeros(num_clips, MAX_ACTORS, num_frames, height, width) if truth else None
     for slot in range(MAX_ACTORS):
-        actor = order_[:, slot]
-        if not bool(present[rows, actor].any()):
-            continue
-        inverse = _invert(maps[rows, actor])
-        layer = _sample(sprites[rows, actor], inverse, pixels, size, "zeros", bends[rows, actor])
-        frame = layer[:, :3] * actor_light + (1 - layer[:, 3:]) * frame
-        alphas = alphas * (1 - layer[:, None, 3])
-        alphas[rows, actor] = layer[:, 3]
+        actor = torch.tensor([o[slot] for o in order if slot < len(o)], dtype=torch.long, device=device)
+        n = len(actor)
+        if n == 0:
+            break
+        rows = torch.arange(n, device=device)
+        layer = _sample(sprites[rows, actor], _invert(maps[rows, actor]), size, "zeros", bends[rows, actor])
+        frame[:n].mul_(1 - layer[:, 3:]).add_(layer[:, :3])
+        if alphas is not None:
+            alphas[:n] *= 1 - layer[:, None, 3]
+            alphas[rows, actor] = layer[:, 3]
     video = frame.transpose(1, 2)  # (B, F, 3, H, W)
     if any(scene.undesirable for scene in scenes):
         video = torch.stack([overlay(clip, scene) for clip, scene in zip(video, scenes, strict=True)])
-    video8 = (video.clamp(0, 1) * 255).round().byte()
-    clean8 = (clean.clamp(0, 1) * 255).round().byte()
-    if not truth:
+    video8, clean8 = _bytes(video), _bytes(clean)
+    if alphas is None:
         nothing = torch.empty(num_clips, 0)
         return Rendered(video8, clean8, nothing, nothing, nothing, nothing)
-    masks = (alphas > 0.5) & present[:, :, None, None, None]
-    faces = _faces(scenes, assets, maps, masks, size)
-    return Rendered(video8, clean8, masks, boxes(masks), faces, _flow(masks, maps, view, pixels, size))
+    masks = alphas > 0.5
+    faces, flow = _faces(scenes, assets, maps, masks, size), _flow(masks, maps, view, size)
+    for b, scene in enumerate(scenes):
+        masks[b], faces[b], flow[b] = overlay_truth(masks[b], faces[b], flow[b], scene)
+    return Rendered(video8, clean8, masks, boxes(masks), faces, flow)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -157,33 +166,48 @@ def _invert(maps: Tensor) -> Tensor:
     return torch.cat([inverse, -inverse @ shift], dim=-1)
 
 
-def _pixels(height: int, width: int, device) -> Tensor:
-    """Pixel centres in frame halves, homogeneous: (H * W, 3)."""
+def _pixels(size: tuple[int, int], device: Device) -> tuple[Tensor, Tensor]:
+    """Pixel centres in frame halves: columns (W,), rows (H, 1)."""
+    height, width = size
     rows = (2 * torch.arange(height, device=device) + 1) / height - 1
     columns = (2 * torch.arange(width, device=device) + 1) / width - 1
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
+    return columns, rows[:, None]
 
 
 def _sample(
-    images: Tensor, maps: Tensor, pixels: Tensor, size: tuple[int, int], padding: str, bends: Tensor | None = None
+    images: Tensor, maps: Tensor, size: tuple[int, int], padding: str, bends: Tensor | None = None
 ) -> Tensor:
     """Images (B, C, s, s) through maps (B, F, 2, 3) from frame to image: (B, C, F, H, W)."""
-    height, width = size
-    grid = pixels @ maps.transpose(-1, -2)  # (B, F, H * W, 2)
-    if bends is not None:
-        x, y = grid.unbind(-1)
-        grid = torch.stack([x + bends[:, None, None] * (y.clamp(-1, 1) ** 2 - 0.5), y], dim=-1)
-    grid = grid.view(len(images), -1, width, 2)  # frames below one another: the images need no copy a frame
+    grid = _apply(maps, *_pixels(size, maps.device))  # (B, F, H, W, 2)
+    if bends is not None and bool((bent := bends != 0).any()):
+        bow = grid[bent, ..., 1].clamp(-1, 1).square_().sub_(0.5).mul_(bends[bent, None, None, None])
+        grid[bent, ..., 0] += bow
+    grid = grid.flatten(1, 2)  # frames below one another: the images need no copy a frame
     sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    return sampled.unflatten(2, (-1, height))
+    return sampled.unflatten(2, (-1, size[0]))
+
+
+def _apply(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Affine maps (..., 2, 3) at points x, y that broadcast to (..., H, W): (..., H, W, 2)."""
+    parts = maps[..., None, None]  # (..., 2, 3, 1, 1)
+    shape = torch.broadcast_shapes(parts.shape[:-4] + (1, 1), x.shape, y.shape)
+    result = maps.new_empty(*shape, 2)
+    for i in range(2):
+        across, down, shift = parts[..., i, 0, :, :], parts[..., i, 1, :, :], parts[..., i, 2, :, :]
+        torch.add(across * x, down * y + shift, out=result[..., i])
+    return result
+
+
+def _bytes(picture: Tensor) -> Tensor:
+    """[0, 1] => uint8."""
+    return (picture * 255).round_().clamp_(0, 255).byte()
 
 
 # ------------------------------------------------------------------------------------------------------------------
 # Looks
 
 
-def _sprites(scenes: Sequence[Scene], assets: Assets, device, height: int) -> Tensor:
+def _sprites(scenes: Sequence[Scene], assets: Assets, device: Device, height: int) -> Tensor:
     """Every actor's drawing, recoloured and premultiplied: (B, A, 4, s, s); empty slots transparent."""
     index = torch.tensor([[_attribute(s, i, "identity") for i in range(MAX_ACTORS)] for s in scenes]).long()
     sprites = assets.sprites[index.flatten()].to(device).float() / 255
@@ -208,14 +232,14 @@ def _attribute(scene: Scene, index: int, name: str) -> float:
     return float(getattr(scene.actors[index], name)) if index < len(scene.actors) else 0.0
 
 
-def _lights(scenes: Sequence[Scene], device) -> tuple[Tensor, Tensor]:
-    """Factors of place and actors, (B, 3, 1, 1, 1) each."""
+def _lights(scenes: Sequence[Scene], device: Device) -> tuple[Tensor, Tensor]:
+    """Factors of place and actors, (B, 3, 1, 1) each."""
     place, actor = [], []
     for scene in scenes:
         of_place, of_actor = LIGHT[scene.light]
         place.append((1.0, 1.0, 1.0) if scene.background.name in DARK_ALREADY else of_place)
         actor.append(of_actor)
-    shape = (-1, 3, 1, 1, 1)
+    shape = (-1, 3, 1, 1)
     return torch.tensor(place, device=device).view(shape), torch.tensor(actor, device=device).view(shape)
 
 
@@ -256,19 +280,18 @@ def _faces(scenes: Sequence[Scene], assets: Assets, maps: Tensor, masks: Tensor,
     return faces
 
 
-def _flow(masks: Tensor, maps: Tensor, view: Tensor, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def _flow(masks: Tensor, maps: Tensor, view: Tensor, size: tuple[int, int]) -> Tensor:
     """Where every pixel's thing is in the next frame, minus where it is: (B, F - 1, 2, H, W)."""
     height, width = size
-    back, forth = view[:, :-1], _invert(view[:, 1:])
-    flow = _carry(pixels, back, forth)  # the place under the camera
+    flow = _carry(view[:, :-1], _invert(view[:, 1:]), size)  # the place under the camera
     for a in range(masks.shape[1]):
-        moved = _carry(pixels, _invert(maps[:, a, :-1]), maps[:, a, 1:])
-        flow = torch.where(masks[:, a, :-1].flatten(-2)[..., None], moved, flow)
-    return (flow * flow.new_tensor([width / 2, height / 2])).transpose(-1, -2).unflatten(-1, (height, width))
+        moved = _carry(_invert(maps[:, a, :-1]), maps[:, a, 1:], size)
+        flow = torch.where(masks[:, a, :-1, ..., None], moved, flow)
+    return (flow * flow.new_tensor([width / 2, height / 2])).movedim(-1, 2)
 
 
-def _carry(pixels: Tensor, back: Tensor, forth: Tensor) -> Tensor:
-    """Pixels through `back` then `forth` (..., 2, 3), minus themselves: (..., H * W, 2)."""
-    inside = pixels @ back.transpose(-1, -2)
-    inside = torch.cat([inside, torch.ones_like(inside[..., :1])], dim=-1)
-    return inside @ forth.transpose(-1, -2) - pixels[:, :2]
+def _carry(back: Tensor, forth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels through `back` then `forth` (..., 2, 3), minus themselves: (..., H, W, 2)."""
+    x, y = _pixels(size, back.device)
+    inside = _apply(back, x, y)
+    return _apply(forth, inside[..., 0], inside[..., 1]) - torch.stack(torch.broadcast_tensors(x, y), dim=-1)

@@ -23,12 +23,35 @@ def overlay(clip: Tensor, scene: Scene) -> Tensor:
     return clip
 
 
+def overlay_truth(masks: Tensor, faces: Tensor, flow: Tensor, scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks (A, F, H, W), faces (A, F, 4) and flow (F - 1, 2, H, W) of a clip => as they are under its `overlay`."""
+    if scene.undesirable == "screen_recording":
+        return torch.zeros_like(masks), torch.full_like(faces, torch.nan), torch.zeros_like(flow)
+    if scene.undesirable != "screen_in_screen":
+        return masks, faces, flow
+    height, width = masks.shape[-2:]
+    h, w, top, left = _screen(height, width, np.random.default_rng((scene.seed, 13)))
+    inner_masks, inner_flow = torch.zeros_like(masks), torch.zeros_like(flow)
+    small = F.interpolate(masks.float(), size=(h, w), mode="bilinear", antialias=True) > 0.5
+    inner_masks[..., top : top + h, left : left + w] = small
+    scale = faces.new_tensor([w / width, h / height])
+    if len(flow):
+        inside = F.interpolate(flow, size=(h, w), mode="nearest") * scale[:, None, None]
+        inner_flow[..., top : top + h, left : left + w] = inside
+    return inner_masks, faces * scale.repeat(2) + faces.new_tensor([left, top]).repeat(2), inner_flow
+
+
+def _screen(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Height, width, top and left of the screen in the screen; the first thing drawn from the clip's generator."""
+    share = float(rng.uniform(0.45, 0.65))
+    h, w = int(share * height), int(share * width)
+    return h, w, int(rng.integers(2, height - h - 1)), int(rng.integers(2, width - w - 1))
+
+
 def _screen_in_screen(clip: Tensor, rng: np.random.Generator) -> Tensor:
     """The clip small on a blurred, resting picture of itself, with a frame around."""
     height, width = clip.shape[-2:]
-    share = float(rng.uniform(0.45, 0.65))
-    h, w = int(share * height), int(share * width)
-    top, left = int(rng.integers(2, height - h - 1)), int(rng.integers(2, width - w - 1))
+    h, w, top, left = _screen(height, width, rng)
     still = F.interpolate(F.avg_pool2d(clip[:1], 8), size=(height, width), mode="bilinear").repeat(len(clip), 1, 1, 1)
     colour = clip.new_tensor(rng.random(3)).view(3, 1, 1)
     result = 0.6 * still + 0.4 * colour

@@ -13,10 +13,10 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -167,13 +167,13 @@ class FinalLayer(nn.Module):
 # The transformer
 
 
-class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
+class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):  # type: ignore[misc]
     """Predicts the velocity of noisy latents, given text and personalisation tokens (either may be missing)."""
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["AlchemistBlock"]
+    _no_split_modules = ["AlchemistBlock"]  # type: ignore[assignment]
     _repeated_blocks = ["AlchemistBlock"]
-    _skip_layerwise_casting_patterns = ["patch_embedding", "time_embedding", "final_layer", "norm"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "time_embedding", "final_layer", "norm"]  # type: ignore[assignment]
 
     @register_to_config
     def __init__(
@@ -312,7 +312,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         for i, block in enumerate(self.blocks):
             inputs = (x, t_emb, rotation, text, bound, None if cache is None else cache.blocks[i])
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, *inputs)
+                x = self._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]
             else:
                 x = block(*inputs)                                                         # (B, T, D)
         x = self.final_layer(x, t_emb)                                                     # (B, T, patch channels)

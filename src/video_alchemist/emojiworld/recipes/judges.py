@@ -1,0 +1,242 @@
+"""Two networks that judge what the shipped model generates; neither ever conditions it.
+
+`appearance` says by patch features how much of a picture is found in a frame; `motion` says what an actor does.
+
+B clips · F frames · H,W pixels · Q frames asked · G pictures of the gallery · P, L patches of a frame, of a picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTModel
+
+from video_alchemist.dataset.picture import paste_on
+from video_alchemist.emojiworld.assets import load_assets
+from video_alchemist.emojiworld.recipes.fit import fit, rng_of
+from video_alchemist.emojiworld.recipes.scale import Scale
+from video_alchemist.emojiworld.recipes.world import clip_times, cut_segments, make_batch, random_times, sample_scenes
+from video_alchemist.emojiworld.render import render
+from video_alchemist.emojiworld.scenes import SOLO_ACTIONS, Actor, Scene
+
+PICTURE_SIZE = 64
+TEMPERATURE = 0.05
+MOTION_SIZE = 32  # pixels of a frame's height: motion survives halving, the autoencoder's blur does not matter there
+STEPS = {"small": {"appearance": 1000, "motion": 1500}, "base": {"appearance": 6000, "motion": 6000}}
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Both networks, frozen."""
+
+    appearance: ViTModel
+    motion: MotionJudge
+
+    @classmethod
+    def load(cls, work: Path, device: torch.device | str = "cpu") -> Judges:
+        appearance = ViTModel.from_pretrained(work / "appearance", add_pooling_layer=False)
+        motion = MotionJudge.from_pretrained(work / "motion")
+        return cls(*(network.requires_grad_(False).eval().to(device) for network in (appearance, motion)))
+
+
+def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
+    """Trains both from where they stand, each for `time_limit`; returns the working folder."""
+    train_appearance(scale, work, device, time_limit)
+    train_motion(scale, work, device, time_limit)
+    return work
+
+
+def degrade(video: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 3, F, H, W) in [-1, 1], blurred, noisy and off in colour as generated clips are, each clip by its own measure."""
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(len(video), *shape, generator=generator).to(video.device)
+
+    frames = video.transpose(1, 2).flatten(0, 1)
+    blurred = F.avg_pool2d(F.pad(frames, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    blurred = blurred.unflatten(0, (len(video), -1)).transpose(1, 2)
+    video = torch.lerp(video, blurred, draw(1, 1, 1, 1))
+    coarse = torch.randn(*video.shape[:3], video.shape[3] // 4, video.shape[4] // 4, generator=generator).to(video.device)
+    noise = F.interpolate(coarse, size=video.shape[2:], mode="trilinear", align_corners=False)
+    gain, shift = 0.85 + 0.3 * draw(3, 1, 1, 1), 0.2 * draw(3, 1, 1, 1) - 0.1
+    return (gain * video + shift + 0.1 * draw(1, 1, 1, 1) * noise).clamp(-1, 1)
+
+
+# Appearance
+
+
+def restage(actors: Sequence[Actor], seed: int, start: int) -> list[Scene]:
+    """Each actor's look (drawing and colour) alone by day, at rest in another pose, elsewhere."""
+    templates = sample_scenes(seed, start, len(actors), num_actors=1)
+    scenes = []
+    for actor, template in zip(actors, templates, strict=True):
+        look = {name: getattr(actor, name) for name in ("identity", "word", "kind", "colour", "hue", "saturation")}
+        posed = replace(template.actors[0], **look, action="waits")
+        scenes.append(replace(template, actors=(posed,), light="day", camera=(0.0, 0.0, 0.0)))
+    return scenes
+
+
+def portraits(scenes: Sequence[Scene], device: torch.device | str) -> Tensor:
+    """The first actor of every scene, cut out: (B, 4, PICTURE_SIZE, PICTURE_SIZE) RGBA in [0, 1]."""
+    size = (2 * PICTURE_SIZE, 2 * PICTURE_SIZE)
+    segments, _ = cut_segments(render(scenes, load_assets(), torch.tensor([0.5]), size, device), PICTURE_SIZE)
+    return segments[:, 0, 0]
+
+
+def describe_frames(network: ViTModel, frames: Tensor) -> Tensor:
+    """Frames (Q, 3, H, W) in [-1, 1] => unit patch features (Q, P, d)."""
+    if frames.shape[-2:] != (PICTURE_SIZE, PICTURE_SIZE):
+        frames = F.interpolate(frames, size=(PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", antialias=True)
+    return F.normalize(network(frames).last_hidden_state[:, 1:], dim=-1)
+
+
+def describe_pictures(network: ViTModel, rgba: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (G, 4, H, W) in [0, 1] => unit patch features (G, L, d) and how much of the subject each holds (G, L)."""
+    features = describe_frames(network, paste_on(rgba, rgba.new_ones(3, 1, 1)) * 2 - 1)
+    seen = F.adaptive_avg_pool2d(rgba[:, 3:], PICTURE_SIZE // network.config.patch_size).flatten(1)
+    return features, seen / seen.sum(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def match(frames: Tensor, pictures: Tensor, weights: Tensor) -> Tensor:
+    """How much of each picture is found in each frame (Q, G): the mean over a picture's patches (G, L, d), weighted,
+    of the cosine with the most similar patch of the frame (Q, P, d)."""
+    cosines = torch.einsum("qpd,gld->qglp", frames, pictures)
+    return torch.einsum("qgl,gl->qg", cosines.amax(dim=-1), weights)
+
+
+def contrast(logits: Tensor, owner: Tensor) -> Tensor:
+    """Pictures must find their frame and frames their pictures; logits (Q, G), owner (G,) the frame of each picture.
+
+    A frame's other pictures are no wrong answers for it.
+    """
+    own = owner[None] == torch.arange(len(logits), device=owner.device)[:, None]  # (Q, G)
+    chosen = torch.eye(len(owner), dtype=torch.bool, device=owner.device)
+    rows = logits[owner].masked_fill(own[owner] & ~chosen, -torch.inf)  # (G, G): each picture's frame against all
+    labels = torch.arange(len(owner), device=owner.device)
+    return (F.cross_entropy(rows, labels) + F.cross_entropy(logits.T, owner)) / 2
+
+
+def appearance_batch(
+    step: int, batch: int, size: tuple[int, int], device: str, seed: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Degraded frames (Q, 3, H, W) in [-1, 1], pictures of their actors (G, 4, S, S) and whose they are (G,), and the
+    frames' clean backgrounds (Q, 4, H, W)."""
+    scenes = sample_scenes(seed, step * batch, batch, num_actors=1 + step % 2)
+    rendered = render(scenes, load_assets(), random_times(seed, step, batch), size, device)
+    frames = degrade(rendered.video.transpose(1, 2).float() / 127.5 - 1, rng_of(seed, step))[:, :, 0]
+    visible = rendered.masks[:, :, 0].float().mean(dim=(-1, -2)) > 0.02  # (B, A)
+    owner, actor = visible.nonzero(as_tuple=True)
+    looks = [scenes[i].actors[k] for i, k in zip(owner.tolist(), actor.tolist(), strict=True)]
+    pictures = portraits(restage(looks, seed + 1, step * 4 * batch), device)
+    opaque = torch.cat([rendered.background.float() / 255, torch.ones_like(frames[:, :1])], dim=1)
+    return frames, pictures, owner, opaque
+
+
+def train_appearance(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
+    """Contrastive on the very score it is used with: frames against the pictures of the batch's actors and places."""
+    out, batch = work / "appearance", 32 if device == "cpu" else 128
+    if (out / "config.json").exists():
+        return out
+    torch.manual_seed(0)
+    network = ViTModel(
+        ViTConfig(
+            hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+            image_size=PICTURE_SIZE, patch_size=8,
+        ),
+        add_pooling_layer=False,
+    ).to(device)  # fmt: skip
+
+    def loss(step: int) -> Tensor:
+        frames, pictures, owner, grounds = appearance_batch(step, batch, scale.size, device)
+        asked = describe_frames(network, frames)
+        of_actors = match(asked, *describe_pictures(network, pictures))
+        of_places = match(asked, *describe_pictures(network, grounds))
+        places = torch.arange(len(frames), device=asked.device)
+        return contrast(of_actors / TEMPERATURE, owner) + 0.5 * contrast(of_places / TEMPERATURE, places)
+
+    if fit("appearance", network, loss, STEPS[scale.name]["appearance"], 1e-3, work, time_limit):
+        network.save_pretrained(out)
+    return out
+
+
+# Motion
+
+
+class MotionJudge(ModelMixin, ConfigMixin):
+    """Which of SOLO_ACTIONS a clip shows; convolutions over space and time on frames and their differences."""
+
+    @register_to_config
+    def __init__(self, channels: tuple[int, ...] = (24, 48, 96), num_frames: int = 17, num_actions: int = 13) -> None:
+        super().__init__()
+        first, second, third = channels
+
+        def block(before: int, after: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> nn.Sequential:
+            padding = tuple(k // 2 for k in kernel)
+            convolution = nn.Conv3d(before, after, kernel, stride, padding)  # type: ignore[arg-type]
+            return nn.Sequential(convolution, nn.GroupNorm(8, after), nn.SiLU())
+
+        self.features = nn.Sequential(
+            block(6, first, (1, 5, 5), (1, 2, 2)),
+            block(first, second, (3, 3, 3), (1, 2, 2)),
+            block(second, third, (3, 3, 3), (2, 2, 2)),
+            block(third, third, (3, 3, 3), (2, 1, 1)),
+        )
+        moments = ((num_frames + 1) // 2 + 1) // 2
+        self.head = nn.Sequential(nn.Linear(2 * third * moments, 128), nn.SiLU(), nn.Linear(128, num_actions))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """(B, 3, F, H, W) in [-1, 1] of any size => logits (B, num_actions)."""
+        height, width = MOTION_SIZE, round(video.shape[-1] / video.shape[-2] * MOTION_SIZE)
+        if video.shape[-2:] != (height, width):
+            video = F.interpolate(video, size=(video.shape[2], height, width), mode="area")
+        change = torch.diff(video, dim=2, prepend=video[:, :, :1])
+        hidden = self.features(torch.cat([video, 2 * change], dim=1))  # (B, C, moments, H / 8, W / 8)
+        # Where an action happens does not matter, when does.
+        pooled = torch.cat([hidden.mean(dim=(-1, -2)), hidden.amax(dim=(-1, -2))], dim=1)
+        return self.head(pooled.flatten(1))
+
+
+def halves(video: Tensor) -> Tensor:
+    """(B, ..., W) => (B, 2, ..., W / 2): left and right."""
+    return torch.stack(video.chunk(2, dim=-1), dim=1)
+
+
+def motion_batch(step: int, batch: int, scale: Scale, device: str, seed: int = 12) -> tuple[Tensor, Tensor]:
+    """Degraded clips (B, 3, F, H, W) and their actions (B,): whole ones of one actor, halves of ones with two."""
+    single = step % 2 == 0
+    scenes = sample_scenes(seed, step * batch, batch, num_actors=1 if single else 2)
+    size = (MOTION_SIZE, MOTION_SIZE)
+    video = degrade(make_batch(scenes, clip_times(scale.num_frames), size, device=device).video, rng_of(seed, step))
+    if single:
+        return video, torch.tensor([SOLO_ACTIONS.index(scene.actors[0].action) for scene in scenes], device=device)
+    kept, labels = [], []
+    for i, scene in enumerate(scenes):
+        for side, actor in enumerate(sorted(scene.actors, key=lambda actor: actor.x)):
+            if actor.action in SOLO_ACTIONS and all(other.partner is None for other in scene.actors):
+                kept.append(2 * i + side)
+                labels.append(SOLO_ACTIONS.index(actor.action))
+    return halves(video).flatten(0, 1)[kept], torch.tensor(labels, device=device)
+
+
+def train_motion(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
+    """Classifies actions in clips as blurred and noisy as generated ones."""
+    out, batch = work / "motion", 32 if device == "cpu" else 128
+    if (out / "config.json").exists():
+        return out
+    torch.manual_seed(0)
+    network = MotionJudge(num_frames=scale.num_frames, num_actions=len(SOLO_ACTIONS)).to(device)
+
+    def loss(step: int) -> Tensor:
+        video, actions = motion_batch(step, batch, scale, device)
+        return F.cross_entropy(network(video), actions, label_smoothing=0.05)
+
+    if fit("motion", network, loss, STEPS[scale.name]["motion"], 2e-3, work, time_limit):
+        network.save_pretrained(out)
+    return out

@@ -1,0 +1,156 @@
+"""Everything a training run is told, as frozen dataclasses; the defaults are Table 6's where it has a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from video_alchemist.training.stages import PAPER_STAGES, Stage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Table 6)."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01  # of matrices only, not of biases and norms
+    gradient_clipping: float = 0.05
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 1000  # steps
+    keep: int = 3  # newest ones
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "every", "keep")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    seed: int = 0
+    stages: tuple[Stage, ...] = PAPER_STAGES
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    accumulation: int = 1  # batches of the source in one optimiser step
+    ema_decay: float = 0.9999  # of the weights that are sampled with; the paper does not say
+    dropout: float = 0.1  # Table 6
+    text_drop: float = 0.1  # App. B.2, of the whole condition, for classifier-free guidance
+    image_drop: float = 0.1
+    self_conditioning_probability: float = 0.9  # Table 5; only where the transformer has self_conditioning
+    shift: float = 1.0  # time shift (App. B.3), see flow.resolution_shift
+    log_every: int = 50  # steps between progress lines; metrics.jsonl has every step
+    sample_every: int = 0  # steps; 0 = never
+    compile: bool = False  # torch.compile of the repeated block
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "accumulation", "log_every")
+        for name in ("ema_decay", "dropout", "text_drop", "image_drop", "self_conditioning_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages are named {', '.join(names)}; expected names that differ")
+        for before, after in zip(self.stages, self.stages[1:], strict=False):
+            if before.personalization and not after.personalization:
+                raise ValueError(f"stage {after.name} lacks the personalization that {before.name} has; expected it on")
+
+
+def _at_least_one(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+
+
+def override(config: T, assignment: str) -> T:
+    """`override(config, "optimizer.learning_rate=3e-4")`; stages go by name: "stages.II-new.steps=500"."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"{assignment!r} is no assignment; expected key=value, like optimizer.learning_rate=3e-4")
+    return _assign(config, key.strip().split("."), text.strip(), key.strip())
+
+
+def _assign(node: Any, path: list[str], text: str, key: str) -> Any:
+    """`node` with the value at `path` replaced; a node is a dataclass or a tuple of named dataclasses."""
+    name, *rest = path
+    if isinstance(node, tuple):
+        position = [item.name for item in node].index(_known(name, [item.name for item in node], node, key))
+        if not rest:
+            raise ValueError(f"{key} is a group; expected one of {', '.join(f'{key}.{k}' for k in _names(node[position]))}")
+        return *node[:position], _assign(node[position], rest, text, key), *node[position + 1 :]
+    value = getattr(node, _known(name, _names(node), node, key))
+    is_group = is_dataclass(value) or (isinstance(value, tuple) and all(is_dataclass(item) for item in value))
+    if is_group and not rest:
+        inner = [item.name for item in value] if isinstance(value, tuple) else _names(value)
+        raise ValueError(f"{key} is a group; expected one of {', '.join(f'{key}.{k}' for k in inner)}")
+    if rest and not is_group:
+        raise ValueError(f"unknown key {key!r}: {name} is a value, not a group; nearest: {key.removesuffix('.' + '.'.join(rest))}")
+    if is_group:
+        return replace(node, **{name: _assign(value, rest, text, key)})
+    return replace(node, **{name: _parse(text, get_type_hints(type(node))[name], key)})
+
+
+def _names(node: Any) -> list[str]:
+    return [f.name for f in fields(node)]
+
+
+def _known(name: str, names: list[str], node: Any, key: str) -> str:
+    if name in names:
+        return name
+    nearest = (difflib.get_close_matches(name, names, 1, cutoff=0) or ["none"])[0]
+    raise ValueError(f"unknown key {key!r}: no {name!r} among {', '.join(names)}; nearest: {nearest}")
+
+
+def _parse(text: str, expected: Any, key: str) -> Any:
+    """Text as a value of a type: a JSON value, or a bare word where a string is expected."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = {"True": True, "False": False, "None": None}.get(text, text)
+    if isinstance(value, list):
+        value = tuple(value)
+    if not _fits(value, expected):
+        raise ValueError(f"{key} is {text!r}; expected {_describe(expected)}")
+    return float(value) if expected is float else value
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is (types.NoneType if expected is None else expected)
+
+
+def _describe(expected: Any) -> str:
+    return expected.__name__ if isinstance(expected, type) and get_origin(expected) is None else str(expected)
+
+
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """What `config.json` of a run folder holds; tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ between two configurations, as "key: before -> after"."""
+    found = []
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {json.dumps(old)} -> {json.dumps(new)}")
+    return found
