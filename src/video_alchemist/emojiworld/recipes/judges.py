@@ -27,6 +27,7 @@ from video_alchemist.emojiworld.render import render
 from video_alchemist.emojiworld.scenes import SOLO_ACTIONS, Actor, Scene
 
 PICTURE_SIZE = 64
+PORTRAIT_FRAME = 96  # pixels of the frame that pictures are cut from
 TEMPERATURE = 0.05
 MOTION_SIZE = 32  # pixels of a frame's height: motion survives halving, the autoencoder's blur does not matter there
 STEPS = {"small": {"appearance": 1000, "motion": 1500}, "base": {"appearance": 6000, "motion": 6000}}
@@ -43,7 +44,9 @@ class Judges:
     def load(cls, work: Path, device: torch.device | str = "cpu") -> Judges:
         appearance = ViTModel.from_pretrained(work / "appearance", add_pooling_layer=False)
         motion = MotionJudge.from_pretrained(work / "motion")
-        return cls(*(network.requires_grad_(False).eval().to(device) for network in (appearance, motion)))
+        for network in (appearance, motion):
+            network.requires_grad_(False).eval().to(torch.device(device))
+        return cls(appearance, motion)
 
 
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
@@ -54,17 +57,18 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
 
 
 def degrade(video: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 3, F, H, W) in [-1, 1], blurred, noisy and off in colour as generated clips are, each clip by its own measure."""
+    """Clips (B, 3, F, H, W) in [-1, 1] made blurred, noisy and off in colour, as generated ones are, each by its measure."""
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(len(video), *shape, generator=generator).to(video.device)
 
     frames = video.transpose(1, 2).flatten(0, 1)
-    blurred = F.avg_pool2d(F.pad(frames, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    reach = max(1, frames.shape[-2] // 32)
+    blurred = F.avg_pool2d(F.pad(frames, [reach] * 4, mode="replicate"), 2 * reach + 1, stride=1)
     blurred = blurred.unflatten(0, (len(video), -1)).transpose(1, 2)
     video = torch.lerp(video, blurred, draw(1, 1, 1, 1))
-    coarse = torch.randn(*video.shape[:3], video.shape[3] // 4, video.shape[4] // 4, generator=generator).to(video.device)
-    noise = F.interpolate(coarse, size=video.shape[2:], mode="trilinear", align_corners=False)
+    coarse = torch.randn(*video.shape[:3], video.shape[3] // 4, video.shape[4] // 4, generator=generator)
+    noise = F.interpolate(coarse.to(video.device), size=video.shape[2:], mode="trilinear", align_corners=False)
     gain, shift = 0.85 + 0.3 * draw(3, 1, 1, 1), 0.2 * draw(3, 1, 1, 1) - 0.1
     return (gain * video + shift + 0.1 * draw(1, 1, 1, 1) * noise).clamp(-1, 1)
 
@@ -73,20 +77,20 @@ def degrade(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def restage(actors: Sequence[Actor], seed: int, start: int) -> list[Scene]:
-    """Each actor's look (drawing and colour) alone by day, at rest in another pose, elsewhere."""
+    """Each actor's look (drawing and colour) alone by day, at rest and large, in another pose and place."""
     templates = sample_scenes(seed, start, len(actors), num_actors=1)
     scenes = []
     for actor, template in zip(actors, templates, strict=True):
         look = {name: getattr(actor, name) for name in ("identity", "word", "kind", "colour", "hue", "saturation")}
-        posed = replace(template.actors[0], **look, action="waits")
+        posed = replace(template.actors[0], **look, action="waits", x=0.0, y=0.0, scale=0.75)
         scenes.append(replace(template, actors=(posed,), light="day", camera=(0.0, 0.0, 0.0)))
     return scenes
 
 
 def portraits(scenes: Sequence[Scene], device: torch.device | str) -> Tensor:
     """The first actor of every scene, cut out: (B, 4, PICTURE_SIZE, PICTURE_SIZE) RGBA in [0, 1]."""
-    size = (2 * PICTURE_SIZE, 2 * PICTURE_SIZE)
-    segments, _ = cut_segments(render(scenes, load_assets(), torch.tensor([0.5]), size, device), PICTURE_SIZE)
+    rendered = render(scenes, load_assets(), torch.tensor([0.5]), (PORTRAIT_FRAME, PORTRAIT_FRAME), device)
+    segments, _ = cut_segments(rendered, PICTURE_SIZE)
     return segments[:, 0, 0]
 
 
@@ -98,9 +102,9 @@ def describe_frames(network: ViTModel, frames: Tensor) -> Tensor:
 
 
 def describe_pictures(network: ViTModel, rgba: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (G, 4, H, W) in [0, 1] => unit patch features (G, L, d) and how much of the subject each holds (G, L)."""
+    """Pictures (G, 4, S, S) in [0, 1] => unit patch features (G, L, d), and the subject's share in each patch (G, L)."""
     features = describe_frames(network, paste_on(rgba, rgba.new_ones(3, 1, 1)) * 2 - 1)
-    seen = F.adaptive_avg_pool2d(rgba[:, 3:], PICTURE_SIZE // network.config.patch_size).flatten(1)
+    seen = F.adaptive_avg_pool2d(rgba[:, 3:], int(features.shape[1] ** 0.5)).flatten(1)
     return features, seen / seen.sum(dim=1, keepdim=True).clamp(min=1e-6)
 
 

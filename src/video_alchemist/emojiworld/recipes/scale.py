@@ -41,6 +41,10 @@ class Scale:
     learning_rate: float = 6e-4
     ema_decay: float = 0.998
     encode_batch: int = 64
+    num_steps: int = 32
+    text_scale: float = 3.0
+    image_scale: float = 2.0
+    sampling_shift: float = 1.0
 
 
 SMALL = Scale(
