@@ -88,8 +88,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Everything that `save` wrote, bit for bit."""
     state = json.loads((path / "state.json").read_text())
     return Checkpoint(
-        load_transformer(path / "transformer").to(device),
-        load_transformer(path / "ema").to(device),
+        load_transformer(path / "transformer").to(device=device),
+        load_transformer(path / "ema").to(device=device),
         load_file(path / "optimizer.safetensors"),
         Progress(state["step"], state["seen"]),
     )

@@ -82,27 +82,33 @@ def _assign(node: Any, path: list[str], text: str, key: str) -> Any:
     """`node` with the value at `path` replaced; a node is a dataclass or a tuple of named dataclasses."""
     name, *rest = path
     if isinstance(node, tuple):
-        position = [item.name for item in node].index(_known(name, [item.name for item in node], node, key))
-        if not rest:
-            raise ValueError(f"{key} is a group; expected one of {', '.join(f'{key}.{k}' for k in _names(node[position]))}")
-        return *node[:position], _assign(node[position], rest, text, key), *node[position + 1 :]
-    value = getattr(node, _known(name, _names(node), node, key))
-    is_group = is_dataclass(value) or (isinstance(value, tuple) and all(is_dataclass(item) for item in value))
-    if is_group and not rest:
-        inner = [item.name for item in value] if isinstance(value, tuple) else _names(value)
-        raise ValueError(f"{key} is a group; expected one of {', '.join(f'{key}.{k}' for k in inner)}")
-    if rest and not is_group:
-        raise ValueError(f"unknown key {key!r}: {name} is a value, not a group; nearest: {key.removesuffix('.' + '.'.join(rest))}")
-    if is_group:
-        return replace(node, **{name: _assign(value, rest, text, key)})
+        position = _names(node).index(_known(name, node, key))
+        return *node[:position], _assign_inside(node[position], rest, text, key), *node[position + 1 :]
+    value = getattr(node, _known(name, node, key))
+    if _is_group(value):
+        return replace(node, **{name: _assign_inside(value, rest, text, key)})
+    if rest:
+        nearest = key.removesuffix("." + ".".join(rest))
+        raise ValueError(f"unknown key {key!r}: {name} is a value, not a group; nearest: {nearest}")
     return replace(node, **{name: _parse(text, get_type_hints(type(node))[name], key)})
 
 
-def _names(node: Any) -> list[str]:
-    return [f.name for f in fields(node)]
+def _assign_inside(group: Any, path: list[str], text: str, key: str) -> Any:
+    if not path:
+        raise ValueError(f"{key} is a group; expected one of {', '.join(f'{key}.{name}' for name in _names(group))}")
+    return _assign(group, path, text, key)
 
 
-def _known(name: str, names: list[str], node: Any, key: str) -> str:
+def _is_group(value: Any) -> bool:
+    return is_dataclass(value) or (isinstance(value, tuple) and all(is_dataclass(item) for item in value))
+
+
+def _names(group: Any) -> list[str]:
+    return [item.name for item in (group if isinstance(group, tuple) else fields(group))]
+
+
+def _known(name: str, group: Any, key: str) -> str:
+    names = _names(group)
     if name in names:
         return name
     nearest = (difflib.get_close_matches(name, names, 1, cutoff=0) or ["none"])[0]

@@ -41,7 +41,7 @@ def loss(
 
     zt = interpolate(z0, noise, t)                                                         # (B, C, f, h, w)
     references = reference_mask = None
-    if batch.image_tokens is not None and transformer.config.personalization:
+    if batch.image_tokens is not None and transformer.config["personalization"]:
         references, reference_mask = bind_batch(transformer, batch, without_images)
     text_mask = batch.text_mask & ~without_text[:, None]                                   # (B, S)
 
@@ -49,7 +49,7 @@ def loss(
         return transformer(zt, t, batch.text_tokens, text_mask, references, reference_mask, z0_estimate)
 
     z0_estimate = None
-    if transformer.config.self_conditioning:
+    if transformer.config["self_conditioning"]:
         with torch.no_grad():
             z0_estimate = estimate_z0(zt, velocity_at(None).to(zt), t)
         z0_estimate = z0_estimate * self_conditioned.view(-1, 1, 1, 1, 1)
@@ -64,7 +64,7 @@ def bind_batch(transformer: AlchemistTransformer, batch: Batch, without_images: 
     """
     assert batch.image_tokens is not None
     words = None
-    if transformer.config.word_binding:
+    if transformer.config["word_binding"]:
         assert batch.word_index is not None
         words = gather_word_tokens(batch.text_tokens, batch.word_index)                    # (B, N, W * D_text)
     mask = ~without_images[:, None].expand(-1, batch.image_tokens.shape[1])                # (B, N)

@@ -84,16 +84,18 @@ def train(
             config.checkpoint.keep,
         )
 
-    current, batches, stopped, saved_at = None, iter(()), "done", progress.step
+    current: Stage | None = None
+    batches: Iterator[Batch] = iter(())
+    stopped, saved_at = "done", progress.step
     generator = torch.Generator(device)
     with (run_dir / "metrics.jsonl").open("a") as metrics, caught_signals() as signals:
         while progress.step < end:
             step, tick = progress.step, time.monotonic()
             stage, first = stage_at(step, config.stages)
             if stage != current:
-                if stage.personalization and not transformer.config.personalization:
+                if stage.personalization and not transformer.config["personalization"]:
                     moments = checkpoint.optimizer_moments(optimizer, transformer)
-                    transformer, ema = extend(transformer, config.seed), extend(ema, config.seed)
+                    transformer, ema = extend(transformer, config.seed), average_of(extend(ema, config.seed))
                     optimizer = make_optimizer(transformer, config.optimizer, moments)
                 prepare(transformer, stage, config)
                 batches = prefetched(
@@ -177,7 +179,7 @@ def start(
     (run_dir / "samples").mkdir(exist_ok=True)
     newest = checkpoint.newest(run_dir / "checkpoints")
     if newest is None:
-        transformer = transformer.to(device)
+        transformer = transformer.to(device=device)
         return transformer, average_of(transformer), {}, Progress()
     stood = checkpoint.load(newest, device)
     for name, value in transformer.config.items():
@@ -198,9 +200,7 @@ def average_of(transformer: AlchemistTransformer) -> AlchemistTransformer:
 def extend(transformer: AlchemistTransformer, seed: int) -> AlchemistTransformer:
     """Stage I -> II; the same seed gives the weights and their average the same new layers."""
     torch.manual_seed(seed)
-    is_average = not any(parameter.requires_grad for parameter in transformer.parameters())
-    extended = add_personalization(transformer)
-    return average_of(extended) if is_average else extended
+    return add_personalization(transformer)
 
 
 def prepare(transformer: AlchemistTransformer, stage: Stage, config: TrainConfig) -> None:
@@ -259,9 +259,12 @@ def prefetched(source: BatchSource, indices: Iterable[int], device: torch.device
         batch = source.batch(index)
         if stream is None:
             return batch.to(device, torch.float32)
-        with torch.cuda.stream(stream):  # beside the step's own stream; a step ends before its batch is let go
+        with torch.cuda.stream(stream):  # beside the training step's own stream
             batch = batch.to(device).to(device, torch.float32)
         stream.synchronize()
+        for tensor in vars(batch).values():
+            if tensor is not None:  # its memory may be used again once the training step has read it, not before
+                tensor.record_stream(torch.cuda.default_stream(device))
         return batch
 
     pool, waiting = ThreadPoolExecutor(max_workers=1), deque[Future[Batch]]()
@@ -301,7 +304,7 @@ def report_failure(run_dir: Path, step: int, stage: Stage, loss: float, grad_nor
     _replace_text(run_dir / "failure.json", json.dumps(failure, indent=2) + "\n")
     raise ValueError(
         f"loss {loss}, gradient norm {grad_norm} at step {step} of stage {stage.name}; expected finite numbers. "
-        f"The step was not taken, the last checkpoint stands; try a lower optimizer.learning_rate ({run_dir}/failure.json)"
+        f"The step was not taken and the last checkpoint stands ({run_dir}/failure.json); try a lower learning rate"
     )
 
 
@@ -320,7 +323,7 @@ def show(row: dict[str, Any], end: int, log_every: int) -> None:
 
 @contextmanager
 def caught_signals() -> Iterator[list[str]]:
-    """Names of SIGTERM and SIGINT received; a second one acts as usual. In a thread, where none arrive, always empty."""
+    """Names of SIGTERM and SIGINT received; a second one acts as usual. Outside the main thread none arrive."""
     names = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     usual = {name: signal.getsignal(name) for name in names}
     received: list[str] = []
