@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from video_alchemist.dataset.augmentation import Augmentation
+from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
+from video_alchemist.emojiworld.recipes.scale import SMALL, Scale
+from video_alchemist.emojiworld.recipes.transformer import train_config
 from video_alchemist.training.config import OptimizerConfig, TrainConfig
-from video_alchemist.training.stages import Stage
+from video_alchemist.training.stages import PAPER_STAGES
 
 Resolution = tuple[int, int]  # (width, height)
 
@@ -84,12 +87,7 @@ def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = 
             "dropout": 0.1,  # Table 6: "Dropout 0.1"
         },
         training=TrainConfig(
-            stages=(
-                Stage("I", personalization=False, trainable="all", steps=60_000, warmup=0),
-                # B.2: "only train the newly introduced cross-attention layer [...] at the first 10k steps"
-                Stage("II-new", personalization=True, trainable="personalization", steps=10_000, warmup=1000),
-                Stage("II-all", personalization=True, trainable="all", steps=30_000, warmup=0),
-            ),
+            stages=PAPER_STAGES,
             optimizer=OptimizerConfig(
                 learning_rate=1e-4, betas=(0.9, 0.99), weight_decay=0.01, gradient_clipping=0.05
             ),
@@ -106,4 +104,34 @@ def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = 
         num_steps={(256, 144): 256, (512, 288): 128, (1024, 576): 64},
         text_scale=8.0,  # B.3: "s_T = 8 and s_I = 3"
         image_scale=3.0,
+    )
+
+
+def emojiworld(scale: Scale = SMALL) -> Preset:
+    """The small system that ships with the package, trained on EmojiWorld by `make weights`."""
+    width, height = scale.size[1], scale.size[0]
+    return Preset(
+        name="emojiworld",
+        transformer={
+            "in_channels": scale.latent_channels,
+            "text_dim": scale.text_encoder["d_model"],
+            "image_dim": scale.image_encoder["hidden_size"],
+            **scale.transformer,
+        },
+        training=train_config(scale),
+        autoencoder="emojiworld",
+        text_encoder="emojiworld",
+        image_encoder=ImageEncoderPreset(
+            "emojiworld",
+            block=scale.image_encoder["num_hidden_layers"],
+            tokens=(scale.reference_size // scale.image_encoder["patch_size"]) ** 2,
+            channels=scale.image_encoder["hidden_size"],
+            size=scale.reference_size,
+        ),
+        augmentation=SMALL_AUGMENTATION,
+        buckets={((width, height), 1): (scale.image_batch, 50.0), ((width, height), scale.num_frames): (scale.clip_batch, 50.0)},
+        num_steps={(width, height): scale.num_steps},
+        text_scale=scale.text_scale,
+        image_scale=scale.image_scale,
+        fps=scale.fps,
     )

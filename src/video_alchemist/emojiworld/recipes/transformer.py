@@ -26,7 +26,7 @@ def stages(scale: Scale) -> tuple[Stage, ...]:
     )
 
 
-def config(scale: Scale) -> TrainConfig:
+def train_config(scale: Scale) -> TrainConfig:
     # Table 6 trains 10B parameters at 1e-4; a model a thousandth of that size bears, and in our time needs, more.
     return TrainConfig(
         seed=0,
@@ -62,5 +62,5 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None, name:
         return EncodedWorld(pictures, scale.image_batch, seed=1, references=stage.personalization)
 
     run = work / f"{name}.run"
-    run_training(build(scale, **ablation), source, config(scale), run, time_limit=time_limit, device=device)
+    run_training(build(scale, **ablation), source, train_config(scale), run, time_limit=time_limit, device=device)
     return run
