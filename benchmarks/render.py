@@ -34,8 +34,8 @@ def main() -> None:
         return time.perf_counter() - start
 
     rendered(min(32, args.num_clips))
-    seconds = rendered(args.num_clips)
-    print(f"{args.num_clips / seconds:.0f} clips/s of {args.num_frames} frames {args.size}x{args.size} on {args.device}")
+    speed = args.num_clips / rendered(args.num_clips)
+    print(f"{speed:.0f} clips/s of {args.num_frames} frames {args.size}x{args.size} on {args.device}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.render import boxes, render
-from video_alchemist.emojiworld.scenes import Actor, Background, Scene, sample_scene
+from video_alchemist.emojiworld.scenes import ACTIONS, Actor, Background, Scene, sample_scene
 
 TIMES = torch.linspace(0, 1, 5)
 
@@ -90,3 +90,61 @@ def test_undesirable_kinds():
     for kind in ("screen_in_screen", "screen_recording", "slight_motion"):
         other = render([replace(moving, undesirable=kind)], load_assets(), TIMES, (64, 64)).video[0]
         assert not torch.equal(other, video)
+
+
+def test_clips_come_back_in_order():
+    """Clips are sorted inside by their number of actors: scenes, moments and truth must come back in their places."""
+    assets = load_assets()
+    scenes = [sample_scene(np.random.default_rng((4, i)), assets, num_actors=1 + i % 3) for i in range(4)]
+    moments = torch.tensor([[0.1], [0.4], [0.7], [0.9]])
+    together = render(scenes, assets, moments, (32, 48))
+    assert together.video.shape == (4, 1, 3, 32, 48) and together.flow.shape == (4, 0, 2, 32, 48)
+    for i, scene in enumerate(scenes):
+        alone = render([scene], assets, moments[i], (32, 48))
+        torch.testing.assert_close(together.video[i : i + 1], alone.video, atol=1, rtol=0)
+        assert torch.equal(together.masks[i : i + 1], alone.masks)
+    with pytest.raises(ValueError, match="4 clips"):
+        render(scenes[:3], assets, moments)
+
+
+@pytest.mark.parametrize("action", ["rises", "spins", "grows"])
+def test_flow_carries_the_mask_to_the_next_frame(action):
+    """Every visible pixel moved by its flow lands on the actor, under a moving camera and in a wide frame too."""
+    scene = replace(still(action), camera=(0.2, -0.1, 0.2))
+    clip = render([scene], load_assets(), torch.linspace(0.4, 0.6, 4), (64, 96))
+    for f in range(3):
+        rows, columns = clip.masks[0, 0, f].nonzero().unbind(-1)
+        step = clip.flow[0, f][:, rows, columns].round().long()
+        x, y = (columns + step[0]).clamp(0, 95), (rows + step[1]).clamp(0, 63)
+        assert clip.masks[0, 0, f + 1, y, x].float().mean() > 0.9
+
+
+def test_still_foreground_is_one_picture_under_a_camera():
+    """All that moves is the camera: the flow is one affine map over place and actor alike."""
+    scene = replace(still("jumps"), undesirable="still_foreground", camera=(0.3, 0.1, 0.35))
+    target = render([scene], load_assets(), TIMES, (64, 64)).flow[0, 0].flatten(1).T
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    design = torch.stack([rows, columns, torch.ones(64, 64)], dim=-1).flatten(0, 1)
+    residual = design @ torch.linalg.lstsq(design, target).solution - target
+    assert target.abs().max() > 1 and residual.abs().max() < 0.01
+
+
+def test_screens_take_their_truth_along():
+    """A clip pasted small has small masks where it is pasted; a recorded desktop shows no actor at all."""
+    plain, pasted, recorded = (
+        render([replace(still(), undesirable=kind)], load_assets(), TIMES, (64, 64))
+        for kind in (None, "screen_in_screen", "screen_recording")
+    )
+    assert 0.15 < pasted.masks.sum() / plain.masks.sum() < 0.5
+    assert not recorded.masks.any() and recorded.boxes.isnan().all() and not recorded.flow.any()
+
+
+def test_actions_look_different():
+    """Two actions with the same frames would make the caption noise that no model can learn."""
+    other = replace(still().actors[0], x=0.5, depth=1)
+    partners = {"meets": 1, "hides behind": 1}
+    actors = [still(action, x=-0.3, partner=partners.get(action)).actors[0] for action in ACTIONS]
+    scenes = [Scene((actor, other), Background("beach", 3)) for actor in actors]
+    clips = render(scenes, load_assets(), torch.linspace(0, 1, 17), (32, 32), truth=False).video.float().flatten(1)
+    apart = torch.cdist(clips, clips, p=1) / clips.shape[1]  # mean difference of a pixel, of 255
+    assert apart.fill_diagonal_(torch.inf).min() > 1

@@ -120,7 +120,7 @@ class AlchemistPipeline(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         folder = SHIPPED.get(name) or _model_folder(name, kwargs)
         if not (folder / "model_index.json").is_file():
-            raise ValueError(f"no pipeline in {str(folder)!r}; expected a model_index.json, as save_pretrained writes it")
+            raise ValueError(f"{str(folder)!r} holds no pipeline; expected a model_index.json in it")
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.model_name, pipeline.model_folder = name, folder
         return pipeline
@@ -292,7 +292,7 @@ def _samples(
     seeds = [seed] * len(prompt) if isinstance(seed, int) else list(seed)
     if not len(prompt) == len(references) == len(seeds) or not prompt:
         raise ValueError(
-            f"{len(prompt)} prompts, {len(references)} lists of references, {len(seeds)} seeds; expected as many of each"
+            f"{len(prompt)} prompts, {len(references)} lists of references, {len(seeds)} seeds; expected equal numbers"
         )
     return list(zip(prompt, references, seeds, strict=True))
 

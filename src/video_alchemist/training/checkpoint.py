@@ -88,18 +88,18 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Everything that `save` wrote, bit for bit."""
     state = json.loads((path / "state.json").read_text())
     return Checkpoint(
-        load_transformer(path / "transformer").to(device=device),
-        load_transformer(path / "ema").to(device=device),
+        load_transformer(path / "transformer", device),
+        load_transformer(path / "ema", device),
         load_file(path / "optimizer.safetensors"),
         Progress(state["step"], state["seen"]),
     )
 
 
-def load_transformer(folder: Path) -> AlchemistTransformer:
+def load_transformer(folder: Path, device: torch.device | str = "cpu") -> AlchemistTransformer:
     """A transformer from a diffusers folder; its configuration does not remember where that lay."""
     transformer = AlchemistTransformer.from_pretrained(folder)
     transformer.register_to_config(_name_or_path="")
-    return transformer
+    return transformer.to(device)  # type: ignore[arg-type]  # diffusers' decorator hides the types
 
 
 def trained_transformer(run_dir: Path | str) -> AlchemistTransformer:

@@ -179,7 +179,7 @@ def start(
     (run_dir / "samples").mkdir(exist_ok=True)
     newest = checkpoint.newest(run_dir / "checkpoints")
     if newest is None:
-        transformer = transformer.to(device=device)
+        transformer = transformer.to(device)  # type: ignore[arg-type]  # diffusers' decorator hides the types
         return transformer, average_of(transformer), {}, Progress()
     stood = checkpoint.load(newest, device)
     for name, value in transformer.config.items():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 WARMUP = 100
 LOG_EVERY = 50
+SAVE_EVERY = 120.0  # seconds
 
 
 def rng_of(seed: int, step: int) -> torch.Generator:
@@ -46,7 +47,7 @@ def fit(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     start = _load(run / "checkpoint.safetensors", model, optimizer)
-    began, last = time.monotonic(), time.monotonic()
+    began = last = saved = time.monotonic()
     step = start
     model.train()
     with (run / "metrics.jsonl").open("a") as metrics:
@@ -68,6 +69,9 @@ def fit(
                 last = time.monotonic()
                 metrics.write(json.dumps({"step": step, "loss": value.item(), "seconds_per_step": seconds}) + "\n")
                 metrics.flush()
+                if last - saved > SAVE_EVERY:
+                    _save(run / "checkpoint.safetensors", model, optimizer, step)
+                    saved = last
                 print(f"{name} {step}/{steps} loss {value.item():.4f} {seconds:.3f} s/step", flush=True)
     if step > start:
         _save(run / "checkpoint.safetensors", model, optimizer, step)
@@ -102,7 +106,8 @@ def save_sheet(images: Tensor, path: Path, scale: int = 2) -> None:
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+    # Cloned: T5 has one table under two names, which safetensors will not write twice.
+    tensors = {f"model.{name}": tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key in ("exp_avg", "exp_avg_sq"):
             if key in optimizer.state[parameter]:

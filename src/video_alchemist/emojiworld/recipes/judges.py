@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
@@ -30,7 +30,7 @@ PICTURE_SIZE = 64
 PORTRAIT_FRAME = 96  # pixels of the frame that pictures are cut from
 TEMPERATURE = 0.05
 MOTION_SIZE = 32  # pixels of a frame's height: motion survives halving, the autoencoder's blur does not matter there
-STEPS = {"small": {"appearance": 1000, "motion": 1500}, "base": {"appearance": 6000, "motion": 6000}}
+STEPS = {"small": {"appearance": 500, "motion": 900}, "base": {"appearance": 6000, "motion": 6000}}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
 
 
 def degrade(video: Tensor, generator: torch.Generator) -> Tensor:
-    """Clips (B, 3, F, H, W) in [-1, 1] made blurred, noisy and off in colour, as generated ones are, each by its measure."""
+    """Clips (B, 3, F, H, W) in [-1, 1] made as blurred, noisy and off in colour as generated ones, each to a degree."""
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(len(video), *shape, generator=generator).to(video.device)
@@ -102,7 +102,7 @@ def describe_frames(network: ViTModel, frames: Tensor) -> Tensor:
 
 
 def describe_pictures(network: ViTModel, rgba: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (G, 4, S, S) in [0, 1] => unit patch features (G, L, d), and the subject's share in each patch (G, L)."""
+    """Pictures (G, 4, S, S) in [0, 1] => unit patch features (G, L, d) and each patch's share of the subject (G, L)."""
     features = describe_frames(network, paste_on(rgba, rgba.new_ones(3, 1, 1)) * 2 - 1)
     seen = F.adaptive_avg_pool2d(rgba[:, 3:], int(features.shape[1] ** 0.5)).flatten(1)
     return features, seen / seen.sum(dim=1, keepdim=True).clamp(min=1e-6)
@@ -161,8 +161,9 @@ def train_appearance(scale: Scale, work: Path, device: str, time_limit: float | 
         frames, pictures, owner, grounds = appearance_batch(step, batch, scale.size, device)
         asked = describe_frames(network, frames)
         of_actors = match(asked, *describe_pictures(network, pictures))
-        of_places = match(asked, *describe_pictures(network, grounds))
-        places = torch.arange(len(frames), device=asked.device)
+        # Places are told apart sooner than actors: a part of the batch does.
+        places = torch.arange(len(frames) // 3, device=asked.device)
+        of_places = match(asked[places], *describe_pictures(network, grounds[places]))
         return contrast(of_actors / TEMPERATURE, owner) + 0.5 * contrast(of_places / TEMPERATURE, places)
 
     if fit("appearance", network, loss, STEPS[scale.name]["appearance"], 1e-3, work, time_limit):
