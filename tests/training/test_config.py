@@ -36,7 +36,7 @@ def test_override(assignment: str, read: Any, value: Any) -> None:
     [
         ("optimizer.lerning_rate=1", "unknown key 'optimizer.lerning_rate'.*nearest: learning_rate"),
         ("optimiser.eps=1", "unknown key.*nearest: optimizer"),
-        ("stages.II.steps=1", "unknown key.*nearest: II-"),
+        ("stages.II-nwe.steps=1", "unknown key.*nearest: II-new"),
         ("seed.x=1", "seed is a value, not a group; nearest: seed"),
         ("optimizer=1", "optimizer is a group; expected one of optimizer.learning_rate"),
         ("stages.I=1", "stages.I is a group; expected one of stages.I.name"),

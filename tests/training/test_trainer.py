@@ -15,7 +15,7 @@ from video_alchemist.training import checkpoint
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
 from video_alchemist.training.plot import read_metrics
 from video_alchemist.training.stages import Stage
-from video_alchemist.training.trainer import train, update_ema
+from video_alchemist.training.trainer import average_of, extend, train, update_ema
 
 STAGES = (
     Stage("I", personalization=False, trainable="all", steps=6, warmup=0),
@@ -48,8 +48,10 @@ def test_resuming_is_bit_exact(tmp_path: Path, transformer, source, pause: int) 
     assert (whole.step, whole.stopped) == (parts.step, parts.stopped) == (20, "done")
     assert_equal(whole.transformer, parts.transformer)
     assert_equal(whole.ema, parts.ema)
-    rows = [[(row["step"], row["loss"], row["seen"]) for row in read_metrics(tmp_path / run)] for run in ("whole", "parts")]
-    assert rows[0] == rows[1] and rows[0][-1][0] == 20 and rows[0][-1][2] == 80
+    rows, again = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "parts")
+    for name in ("step", "stage", "loss", "grad_norm", "seen"):
+        assert [row[name] for row in rows] == [row[name] for row in again]
+    assert (rows[-1]["step"], rows[-1]["seen"]) == (20, 80)
 
 
 def test_crash_after_the_checkpoint_is_made_good(tmp_path: Path, transformer, source) -> None:
@@ -76,6 +78,18 @@ def test_backbone_is_fixed_while_new_layers_learn(tmp_path: Path, transformer, s
     assert all(block.reference_attn.out.weight.abs().max() > 1e-3 for block in after.blocks)
     rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
     assert rates == pytest.approx([0.01] * 6 + [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_average_gets_the_same_new_layers(transformer) -> None:
+    """Guards against an average whose new layers are drawn apart from the weights that it follows."""
+    network = transformer()
+    ema = average_of(network)
+    torch.nn.init.ones_(ema.patch_embedding.weight)
+    extended, extended_ema = extend(network, seed=5), extend(ema, seed=5)
+    for name, parameter in extended_ema.personalization_parameters():
+        assert torch.equal(parameter, extended.get_parameter(name))
+    assert extended.binding.projection.weight.any()
+    assert torch.equal(extended_ema.patch_embedding.weight, ema.patch_embedding.weight)
 
 
 def test_batches_without_images_leave_the_new_layers_alone(tmp_path: Path, transformer, source) -> None:
@@ -118,7 +132,7 @@ def test_gradients_are_clipped(tmp_path: Path, transformer, source) -> None:
 
 
 def test_only_matrices_decay(tmp_path: Path, transformer, source) -> None:
-    """Guards against weight decay on biases: without gradients (eps huge), matrices shrink by lr * decay, biases stay."""
+    """Guards against weight decay on biases: where no gradient counts (eps huge), only matrices shrink."""
     optimizer = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, eps=1e12)
     network = transformer()
     torch.nn.init.ones_(network.patch_embedding.bias)

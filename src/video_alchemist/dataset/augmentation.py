@@ -7,7 +7,8 @@ Pictures are (B, 4, H, W) float RGBA in [0, 1]; parameters are (B,), one per pic
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,8 @@ class Augmentation:
     @classmethod
     def none(cls) -> Augmentation:
         """No row is ever applied: the ablation "no augmentation" of Table 3."""
-        return cls(**{field.name: 0.0 for field in fields(cls) if field.name.endswith("_probability")})
+        off: dict[str, Any] = dict.fromkeys(cls().probabilities(), 0.0)
+        return replace(cls(), **off)
 
     def __post_init__(self) -> None:
         for name, probability in self.probabilities().items():
@@ -217,8 +219,10 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     half = images.new_tensor([width / 2, height / 2, 1.0])
     back = torch.linalg.inv(matrix) * half / half[:, None]
     grid = F.affine_grid(back[:, :2], list(images.shape), align_corners=False)
-    moved = F.grid_sample(premultiply(images), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return unpremultiply(moved)
+    moved = F.grid_sample(premultiply(images), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Zero padding would fade the outermost pixels of every enlarged picture; this cuts exactly at its edge.
+    inside = (grid.abs() <= 1).all(dim=-1)  # (B, H, W)
+    return unpremultiply(moved * inside[:, None])
 
 
 def _identity(like: Tensor) -> Tensor:

@@ -26,12 +26,11 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """The batch on a device; `dtype` is for the floating tensors only, masks and indices keep theirs."""
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
+        def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
-        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: move(tensor) for name, tensor in given.items()})
 
 
 class BatchSource(Protocol):

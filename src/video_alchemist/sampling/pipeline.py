@@ -121,6 +121,8 @@ class AlchemistPipeline(DiffusionPipeline):
         folder = SHIPPED.get(name) or _model_folder(name, kwargs)
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"{str(folder)!r} holds no pipeline; expected a model_index.json in it")
+        # One type for all networks: left alone, diffusers' load in float32 and transformers' as they are stored.
+        kwargs.setdefault("torch_dtype", torch.float32)
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.model_name, pipeline.model_folder = name, folder
         return pipeline
@@ -275,7 +277,7 @@ class AlchemistPipeline(DiffusionPipeline):
         """X.mp4 and X.json; each is whole or not there, and the video never stands without its sidecar."""
         output = Path(str(request.output))
         revision = None if self.model_folder is None else weights_revision(self.model_folder)
-        settings_ = {**asdict(settings), "fps": self.config.fps}
+        settings_ = {**asdict(settings), "fps": self.config.fps, "dtype": str(self.transformer.dtype)}
         described = describe(request, settings_, {"name": self.model_name, "revision": revision})
         with replacing(output.with_suffix(".json")) as sidecar:
             sidecar.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

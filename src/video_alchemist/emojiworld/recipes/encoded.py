@@ -39,25 +39,25 @@ PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos wor
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen networks of the shipped bundle, from a recipes' working folder."""
+    """The frozen networks, from a recipes' working folder or from the shipped bundle: their folders have the same names."""
 
     scale: Scale
-    work: Path
+    folder: Path
     device: str
 
     @cached_property
     def autoencoder(self) -> CogVideoXAutoencoder:
-        return CogVideoXAutoencoder(_frozen(AutoencoderKLCogVideoX.from_pretrained(self.work / "autoencoder"), self.device))
+        return CogVideoXAutoencoder(_frozen(AutoencoderKLCogVideoX.from_pretrained(self.folder / "autoencoder"), self.device))
 
     @cached_property
     def text(self) -> T5TextEncoder:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer")
-        model = _frozen(T5EncoderModel.from_pretrained(self.work / "text_encoder"), self.device)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+        model = _frozen(T5EncoderModel.from_pretrained(self.folder / "text_encoder"), self.device)
         return T5TextEncoder(model, tokenizer, self.scale.max_text_length)
 
     @cached_property
     def image(self) -> ViTImageEncoder:
-        model = _frozen(Dinov2Model.from_pretrained(self.work / "image_encoder"), self.device)
+        model = _frozen(Dinov2Model.from_pretrained(self.folder / "image_encoder"), self.device)
         return ViTImageEncoder(model, self.scale.reference_size, MEAN, STD, block=model.config.num_hidden_layers)
 
 
@@ -84,7 +84,7 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
     for i, (entities, actors) in enumerate(zip(batch.entities, batch.entity_actors, strict=True)):
         for entity, actor in zip(entities, actors, strict=True):
             word_index[i, actor] = torch.tensor(token_index(text.offsets[i], entity.span, WORD_LENGTH))
-            usable[i, actor] = True
+            usable[i, actor] = word_index[i, actor, 0] >= 0  # a word that was cut off cannot be bound
 
     valid = batch.valid.cpu() & usable[:, :-1, None]
     generator = rng_of(seed, 0)
@@ -111,12 +111,18 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
 
 
 def precompute(
-    scale: Scale, work: Path, device: str, clips: bool, count: int, augmentation: Augmentation = SMALL_AUGMENTATION
+    scale: Scale,
+    work: Path,
+    device: str,
+    clips: bool,
+    count: int,
+    networks: Path | None = None,
+    augmentation: Augmentation = SMALL_AUGMENTATION,
 ) -> Path:
     """Encodes `count` clips, or pictures (clips of one frame), into shards; goes on where an earlier call stopped."""
     folder = work / "encoded" / ("clips" if clips else "pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    encoders = Encoders(scale, work, device)
+    encoders = Encoders(scale, networks or work, device)
     step = min(scale.encode_batch, 32) if clips and device == "cpu" else scale.encode_batch
     for shard in range(0, count, SHARD):
         path = folder / f"{shard // SHARD:05d}.safetensors"

@@ -26,7 +26,7 @@ MASK_SHARE = 0.4
 TEMPERATURE = 0.1
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 # EmojiWorld's pictures are small: Table 4's 112 px floor is meant for photographs.
-SMALL_AUGMENTATION = Augmentation(min_side=28)
+SMALL_AUGMENTATION = Augmentation(min_side=28, max_kernel=1 / 16)
 
 
 def world_views(seed: int, step: int, size: int, reference_size: int, device: str) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ PICTURE_SIZE = 64
 PORTRAIT_FRAME = 96  # pixels of the frame that pictures are cut from
 TEMPERATURE = 0.05
 MOTION_SIZE = 32  # pixels of a frame's height: motion survives halving, the autoencoder's blur does not matter there
+BATCHES = {"cpu": 32, "cuda": 128}
 STEPS = {"small": {"appearance": 500, "motion": 900}, "base": {"appearance": 6000, "motion": 6000}}
 
 
@@ -145,7 +146,7 @@ def appearance_batch(
 
 def train_appearance(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
     """Contrastive on the very score it is used with: frames against the pictures of the batch's actors and places."""
-    out, batch = work / "appearance", 32 if device == "cpu" else 128
+    out, batch = work / "appearance", BATCHES[device]
     if (out / "config.json").exists():
         return out
     torch.manual_seed(0)
@@ -155,7 +156,8 @@ def train_appearance(scale: Scale, work: Path, device: str, time_limit: float | 
             image_size=PICTURE_SIZE, patch_size=8,
         ),
         add_pooling_layer=False,
-    ).to(device)  # fmt: skip
+    )  # fmt: skip
+    network.to(torch.device(device))  # type: ignore[arg-type]
 
     def loss(step: int) -> Tensor:
         frames, pictures, owner, grounds = appearance_batch(step, batch, scale.size, device)
@@ -174,7 +176,7 @@ def train_appearance(scale: Scale, work: Path, device: str, time_limit: float | 
 # Motion
 
 
-class MotionJudge(ModelMixin, ConfigMixin):
+class MotionJudge(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Which of SOLO_ACTIONS a clip shows; convolutions over space and time on frames and their differences."""
 
     @register_to_config
@@ -232,7 +234,7 @@ def motion_batch(step: int, batch: int, scale: Scale, device: str, seed: int = 1
 
 def train_motion(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
     """Classifies actions in clips as blurred and noisy as generated ones."""
-    out, batch = work / "motion", 32 if device == "cpu" else 128
+    out, batch = work / "motion", BATCHES[device]
     if (out / "config.json").exists():
         return out
     torch.manual_seed(0)

@@ -67,14 +67,16 @@ BASE = Scale(
     autoencoder_clip_steps=4000,
     text_steps=4000,
     image_steps=4000,
-    image_scenes=262_144,
-    clip_scenes=65_536,
+    image_scenes=98_304,
+    clip_scenes=32_768,
     stage_one_steps=3000,
     stage_two_new_steps=1000,
     stage_two_image_steps=15_000,
     stage_two_clip_steps=10_000,
     image_batch=1024,
     clip_batch=192,
+    learning_rate=1e-3,
+    ema_decay=0.999,
     encode_batch=512,
 )
 

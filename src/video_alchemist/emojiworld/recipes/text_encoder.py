@@ -27,22 +27,19 @@ def world_captions(seed: int, start: int, count: int) -> list[str]:
 
 
 def build_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A lower-casing unigram tokenizer that spells unknown words by bytes, so no prompt is beyond it."""
-    tokenizer = Tokenizer(models.Unigram())
+    """A lower-casing byte-pair tokenizer: common words are one token, and bytes spell all others."""
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     concepts = sorted({identity.concept for identity in load_assets().identities})
-    corpus = world_captions(4, 0, 8000) + concepts * 10
     tokenizer.train_from_iterator(
-        corpus,
-        trainers.UnigramTrainer(
+        world_captions(4, 0, 8000) + concepts * 10,
+        trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=SPECIALS,
-            unk_token="<unk>",
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

@@ -11,6 +11,8 @@ from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
 from video_alchemist.training.stages import Stage
+from video_alchemist.training.plot import loss_curve
+from video_alchemist.training.trainer import Trained
 from video_alchemist.training.trainer import train as run_training
 
 
@@ -51,16 +53,39 @@ def build(scale: Scale, **ablation: bool) -> AlchemistTransformer:
     )
 
 
-def train(scale: Scale, work: Path, device: str, time_limit: float | None, name: str = "transformer", **ablation: bool) -> Path:
-    """Trains from where it stands; returns the run's folder."""
-    pictures = precompute(scale, work, device, clips=False, count=scale.image_scenes)
+def train(
+    scale: Scale,
+    work: Path,
+    device: str,
+    time_limit: float | None,
+    *,
+    run: Path | None = None,
+    networks: Path | None = None,
+    config: TrainConfig | None = None,
+    max_steps: int | None = None,
+    **ablation: bool,
+) -> Trained:
+    """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
+
+    networks: folder of the frozen networks, where they are not in `work`.
+    """
+    pictures = precompute(scale, work, device, clips=False, count=scale.image_scenes, networks=networks)
 
     def source(stage: Stage) -> EncodedWorld:
         if stage.name == "II-clips":
-            clips = precompute(scale, work, device, clips=True, count=scale.clip_scenes)
+            clips = precompute(scale, work, device, clips=True, count=scale.clip_scenes, networks=networks)
             return EncodedWorld(clips, scale.clip_batch, seed=2, references=True)
         return EncodedWorld(pictures, scale.image_batch, seed=1, references=stage.personalization)
 
-    run = work / f"{name}.run"
-    run_training(build(scale, **ablation), source, train_config(scale), run, time_limit=time_limit, device=device)
-    return run
+    run = run or work / "transformer.run"
+    trained = run_training(
+        build(scale, **ablation),
+        source,
+        config or train_config(scale),
+        run,
+        time_limit=time_limit,
+        max_steps=max_steps,
+        device=device,
+    )
+    loss_curve(run)
+    return trained
