@@ -21,9 +21,8 @@ demo: $(INSTALLED) ## make the README's first video
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -q
 
-check: $(INSTALLED) ## lint, format and types
+check: $(INSTALLED) ## lint and types
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 
 weights: $(INSTALLED) ## train the shipped EmojiWorld models on, from where they stand

@@ -173,6 +173,28 @@ def _write_sheet(path: Path, request: Request, frames: np.ndarray) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# train
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Argument(help="emojiworld, or emojiworld-base for a GPU.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; the same command resumes.")],
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this step of the run.")] = None,
+    time_limit: Annotated[str | None, typer.Option(metavar="9m", help="Stop with a checkpoint after it.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeat.")] = None,
+    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a pipeline folder at the end.")] = None,
+) -> None:
+    """Train the transformer in the paper's two stages; everything else stays as it ships.
+
+    Example: alchemist train emojiworld -o run --time-limit 9m --set optimizer.learning_rate=3e-4 --export model
+    """
+    from video_alchemist.emojiworld.recipes.command import train_preset
+
+    train_preset(preset, output, max_steps, time_limit, settings or [], export)
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # world, doctor
 
 

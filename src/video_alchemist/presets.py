@@ -1,7 +1,7 @@
 """Named configurations, as short functions. `paper()` quotes Tables 4 to 6; `emojiworld()` is what ships.
 
-    with torch.device("meta"):
-        transformer = AlchemistTransformer(**paper().transformer)
+with torch.device("meta"):
+    transformer = AlchemistTransformer(**paper().transformer)
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = 
         },
         training=TrainConfig(
             stages=PAPER_STAGES,
-            optimizer=OptimizerConfig(
-                learning_rate=1e-4, betas=(0.9, 0.99), weight_decay=0.01, gradient_clipping=0.05
-            ),
+            optimizer=OptimizerConfig(learning_rate=1e-4, betas=(0.9, 0.99), weight_decay=0.01, gradient_clipping=0.05),
             dropout=0.1,
             text_drop=0.1,  # B.2: "randomly drop text or image conditioning with a probability of 10%"
             image_drop=0.1,
@@ -129,7 +127,10 @@ def emojiworld(scale: Scale = SMALL) -> Preset:
             size=scale.reference_size,
         ),
         augmentation=SMALL_AUGMENTATION,
-        buckets={((width, height), 1): (scale.image_batch, 50.0), ((width, height), scale.num_frames): (scale.clip_batch, 50.0)},
+        buckets={
+            ((width, height), 1): (scale.image_batch, 50.0),
+            ((width, height), scale.num_frames): (scale.clip_batch, 50.0),
+        },
         num_steps={(width, height): scale.num_steps},
         text_scale=scale.text_scale,
         image_scale=scale.image_scale,

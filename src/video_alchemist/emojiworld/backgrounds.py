@@ -187,6 +187,4 @@ def _scenery(name: str) -> list[tuple[int, str]]:
 
     words = SCENERY[name]
     known = load_assets().identities
-    return [
-        (i.index, i.artist) for i in known if i.split == "train" and i.concept in words and i.kind == "scenery"
-    ]
+    return [(i.index, i.artist) for i in known if i.split == "train" and i.concept in words and i.kind == "scenery"]

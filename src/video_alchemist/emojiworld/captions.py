@@ -39,7 +39,7 @@ class _Writer:
 
 
 def article(word: str) -> str:
-    """"a" or "an", by the sound of the word's start as far as its letters tell."""
+    """ "a" or "an", by the sound of the word's start as far as its letters tell."""
     sounds_like_you = ("uni", "use", "ufo", "eu", "ewe", "one", "ut", "uk")
     vowel = word[0].lower() in "aeiou" and not word.lower().startswith(sounds_like_you) or word.startswith("hour")
     return "an" if vowel else "a"

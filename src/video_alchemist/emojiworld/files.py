@@ -1,8 +1,8 @@
 """EmojiWorld as files: plain clips with caption sidecars, the input of curation, and their truth to judge it by.
 
-    FOLDER/00000017.mp4   the clip
-    FOLDER/00000017.txt   its caption
-    FOLDER/00000017.json  caption, entity words, boxes, masks (COCO RLE), faces, actions, seed
+FOLDER/00000017.mp4   the clip
+FOLDER/00000017.txt   its caption
+FOLDER/00000017.json  caption, entity words, boxes, masks (COCO RLE), faces, actions, seed
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write_world(
     fps: float = 12.0,
     undesirable_share: float = 0.0,
 ) -> Iterator[int]:
-    """Renders clips of size (width, height) into a folder, yielding how many are done. The same seed, the same clips."""
+    """Renders clips of size (width, height) into a folder, yielding how many are done. Same seed, same clips."""
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
     if num_clips < 1 or num_frames < 1:
@@ -108,7 +108,9 @@ def _finite(boxes: Tensor) -> list[list[float] | None]:
     return [None if math.isnan(box[0]) else box for box in boxes.tolist()]
 
 
-def example(scene: Scene, assets: Assets, clip_id: str, num_frames: int = 17, size: int = 64, fps: float = 12.0) -> Example:
+def example(
+    scene: Scene, assets: Assets, clip_id: str, num_frames: int = 17, size: int = 64, fps: float = 12.0
+) -> Example:
     """A clip as the record that training and benchmark know, with its reference pictures cut by the true masks."""
     text, entities, actors = caption(scene, assets)
     rendered = render([scene], assets, torch.linspace(0, 1, num_frames), (size, size))

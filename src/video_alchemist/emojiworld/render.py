@@ -174,9 +174,7 @@ def _pixels(size: tuple[int, int], device: Device) -> tuple[Tensor, Tensor]:
     return columns, rows[:, None]
 
 
-def _sample(
-    images: Tensor, maps: Tensor, size: tuple[int, int], padding: str, bends: Tensor | None = None
-) -> Tensor:
+def _sample(images: Tensor, maps: Tensor, size: tuple[int, int], padding: str, bends: Tensor | None = None) -> Tensor:
     """Images (B, C, s, s) through maps (B, F, 2, 3) from frame to image: (B, C, F, H, W)."""
     grid = _apply(maps, *_pixels(size, maps.device))  # (B, F, H, W, 2)
     if bends is not None and bool((bent := bends != 0).any()):

@@ -6,30 +6,26 @@ Every recipe goes on from where it stands; `all` runs them in order and writes t
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 import torch
 
-RECIPES = ("autoencoder", "text_encoder", "image_encoder", "judges", "transformer", "bundle", "evaluate", "binding_ablation")
+from video_alchemist.emojiworld.recipes.command import parse_time
+from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 
-
-def seconds(text: str) -> float:
-    """'90s', '9m', '1.5h' or plain seconds."""
-    match = re.fullmatch(r"([\d.]+)([smh]?)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; expected for example 90s, 9m or 1.5h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+RECIPES = ("autoencoder", "text_encoder", "image_encoder", "judges", "transformer", "bundle", "evaluate", "ablation")
 
 
 def main() -> None:
-    from video_alchemist.emojiworld.recipes.scale import SCALES
-
     parser = argparse.ArgumentParser(prog="python -m video_alchemist.emojiworld.recipes", description=__doc__)
     parser.add_argument("recipe", choices=("all", *RECIPES))
     parser.add_argument("--scale", choices=tuple(SCALES), default="base" if torch.cuda.is_available() else "small")
-    parser.add_argument("--work", type=Path, default=Path("runs/emojiworld"), help="working folder (default %(default)s)")
-    parser.add_argument("--time-limit", type=seconds, default=None, help="stop each recipe after this time, to go on later")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/emojiworld"), help="working folder (default %(default)s)"
+    )
+    parser.add_argument(
+        "--time-limit", type=parse_time, default=None, help="stop each recipe after this time, to go on later"
+    )
     parser.add_argument("--num-samples", type=int, default=200, help="evaluate: prompts a score")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -38,8 +34,17 @@ def main() -> None:
         run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples)
 
 
-def run(name: str, scale, work: Path, device: str, time_limit: float | None, num_samples: int) -> None:
-    from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, judges, text_encoder, transformer
+def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | None, num_samples: int) -> None:
+    from video_alchemist.emojiworld.recipes import (
+        ablation,
+        autoencoder,
+        bundle,
+        image_encoder,
+        judges,
+        scores,
+        text_encoder,
+        transformer,
+    )
 
     match name:
         case "autoencoder":
@@ -55,9 +60,9 @@ def run(name: str, scale, work: Path, device: str, time_limit: float | None, num
         case "bundle":
             bundle.write(scale, work)
         case "evaluate":
-            bundle.evaluate(scale, work, device, num_samples)
-        case "binding_ablation":
-            bundle.binding_ablation(scale, work, device, time_limit, num_samples)
+            scores.evaluate(bundle.assemble(scale, work).to(device), scale, work, num_samples)
+        case "ablation":
+            ablation.run(scale, work, device, time_limit, num_samples)
 
 
 if __name__ == "__main__":

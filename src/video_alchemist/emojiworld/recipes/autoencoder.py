@@ -1,4 +1,4 @@
-"""The shipped autoencoder: CogVideoX's class (App. B.1: 4x8x8, 16 channels), small, first on pictures, then on clips."""
+"""The shipped autoencoder: CogVideoX's class (App. B.1: 4x8x8, 16 channels), first on pictures, then on clips."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def reconstruct(model: AutoencoderKLCogVideoX, video: Tensor, generator: torch.G
     """A sample of the posterior, decoded, and the posterior's divergence a latent value."""
     posterior = model.encode(video).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-    return model.decode(posterior.mean + posterior.std * noise).sample, posterior.kl().mean() / posterior.mean[0].numel()
+    return model.decode(posterior.mean + posterior.std * noise).sample, posterior.kl().mean() / posterior.mean[
+        0
+    ].numel()
 
 
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:

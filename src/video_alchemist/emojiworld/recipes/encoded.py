@@ -1,6 +1,6 @@
 """EmojiWorld encoded once by the frozen networks, then drawn from for every training step with other references.
 
-n clips · A actors · R reference frames · M pictures of a shard · L tokens of one picture · S text tokens · W word_length.
+n clips · A actors · R reference frames · M pictures of a shard · L tokens of a picture · S text tokens · W word_length
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos wor
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen networks, from a recipes' working folder or from the shipped bundle: their folders have the same names."""
+    """The frozen networks, from a working folder or from the shipped bundle: their folders have the same names."""
 
     scale: Scale
     folder: Path
@@ -47,7 +47,9 @@ class Encoders:
 
     @cached_property
     def autoencoder(self) -> CogVideoXAutoencoder:
-        return CogVideoXAutoencoder(_frozen(AutoencoderKLCogVideoX.from_pretrained(self.folder / "autoencoder"), self.device))
+        return CogVideoXAutoencoder(
+            _frozen(AutoencoderKLCogVideoX.from_pretrained(self.folder / "autoencoder"), self.device)
+        )
 
     @cached_property
     def text(self) -> T5TextEncoder:

@@ -52,7 +52,9 @@ def fit(
     model.train()
     with (run / "metrics.jsonl").open("a") as metrics:
         while step < steps and (time_limit is None or time.monotonic() - began < time_limit):
-            rate = learning_rate * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+            rate = (
+                learning_rate * min(1, (step + 1) / WARMUP) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(step)
@@ -124,7 +126,9 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         step = int(file.metadata()["step"])
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")})
+    model.load_state_dict(
+        {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    )
     for name, parameter in model.named_parameters():
         if f"exp_avg.{name}" in tensors:
             optimizer.state[parameter] = {

@@ -30,8 +30,8 @@ class Scale:
     autoencoder_clip_steps: int = 1000
     text_steps: int = 500
     image_steps: int = 450
-    image_scenes: int = 20_480  # encoded once, trained on in random order with other references every time
-    clip_scenes: int = 6144
+    image_scenes: int = 10_240  # encoded once, trained on in random order with other references every time
+    clip_scenes: int = 4096
     stage_one_steps: int = 1000
     stage_two_new_steps: int = 250
     stage_two_image_steps: int = 2600

@@ -10,8 +10,8 @@ from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH, EncodedWorld
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
-from video_alchemist.training.stages import Stage
 from video_alchemist.training.plot import loss_curve
+from video_alchemist.training.stages import Stage
 from video_alchemist.training.trainer import Trained
 from video_alchemist.training.trainer import train as run_training
 
@@ -20,9 +20,7 @@ def stages(scale: Scale) -> tuple[Stage, ...]:
     """Stage I and II of the paper; the second half of stage II goes from single frames to clips."""
     return (
         Stage("I", personalization=False, trainable="all", steps=scale.stage_one_steps, warmup=100),
-        Stage(
-            "II-new", personalization=True, trainable="personalization", steps=scale.stage_two_new_steps, warmup=100
-        ),
+        Stage("II-new", personalization=True, trainable="personalization", steps=scale.stage_two_new_steps, warmup=100),
         Stage("II-all", personalization=True, trainable="all", steps=scale.stage_two_image_steps, warmup=0),
         Stage("II-clips", personalization=True, trainable="all", steps=scale.stage_two_clip_steps, warmup=100),
     )

@@ -41,7 +41,9 @@ class WorldBatch:
     backgrounds: Tensor | None = None  # (B, 3, size, size) float in [0, 1]
 
 
-def sample_scenes(seed: int, start: int, count: int, split: Split = "train", num_actors: int | None = None) -> list[Scene]:
+def sample_scenes(
+    seed: int, start: int, count: int, split: Split = "train", num_actors: int | None = None
+) -> list[Scene]:
     """Scenes number `start` to `start + count` of the world with this seed."""
     assets = load_assets()
     return [sample_scene(np.random.default_rng((seed, start + i)), assets, split, num_actors) for i in range(count)]
@@ -90,7 +92,7 @@ def render_references(
 
 
 def cut_segments(rendered: Rendered, size: int) -> tuple[Tensor, Tensor]:
-    """Square crops around every visible mask, the mask as alpha: (B, A, F, 4, size, size), and whether enough is seen."""
+    """Square crops around visible masks, the mask as alpha: (B, A, F, 4, size, size); and whether enough is seen."""
     video, masks, boxes = rendered.video, rendered.masks, rendered.boxes
     num_actors, num_frames, height, width = masks.shape[1:]
     rgb = video[:, None].expand(-1, num_actors, -1, -1, -1, -1).float() / 255

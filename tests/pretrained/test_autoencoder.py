@@ -1,0 +1,58 @@
+"""The autoencoder's role, played by diffusers' class with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+
+
+@pytest.fixture(scope="module")
+def model() -> AutoencoderKLCogVideoX:
+    torch.manual_seed(0)
+    return AutoencoderKLCogVideoX(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, latent_channels=4, scaling_factor=0.7
+    ).eval()
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9, 13, 17])
+@torch.no_grad()
+def test_shapes(model: AutoencoderKLCogVideoX, num_frames: int) -> None:
+    """Guards against even numbers of latent frames, of which the bare decoder makes 4 f frames instead of 4 (f - 1) + 1."""
+    autoencoder = CogVideoXAutoencoder(model)
+    assert (autoencoder.temporal_ratio, autoencoder.spatial_ratio) == (4, 8)
+    z = autoencoder.encode(torch.rand(1, 3, num_frames, 16, 24) * 2 - 1)
+    assert z.shape == (1, 4, (num_frames - 1) // 4 + 1, 2, 3)
+    video = autoencoder.decode(z)
+    assert video.shape == (1, 3, num_frames, 16, 24)
+    assert float(video.abs().max()) <= 1
+
+
+@torch.no_grad()
+def test_scaling_is_undone(model: AutoencoderKLCogVideoX) -> None:
+    """Guards against a factor applied twice, or the wrong way around: decoding sees the posterior's mode."""
+    autoencoder, video = CogVideoXAutoencoder(model), torch.rand(1, 3, 1, 16, 16) * 2 - 1
+    mode = model.encode(video).latent_dist.mode()
+    torch.testing.assert_close(autoencoder.encode(video), mode * 0.7)
+    torch.testing.assert_close(autoencoder.decode(autoencoder.encode(video)), model.decode(mode).sample.clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_statistics_a_channel() -> None:
+    """Guards against a config's mean and deviation being ignored: latents would not have unit variance."""
+    torch.manual_seed(0)
+    statistics = {"latents_mean": [1.0, 2.0, 3.0, 4.0], "latents_std": [0.5, 1.0, 2.0, 4.0]}
+    model = AutoencoderKLCogVideoX(
+        block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2, latent_channels=4, **statistics
+    ).eval()
+    video = torch.rand(1, 3, 1, 16, 16)
+    mode = model.encode(video).latent_dist.mode()
+    z = CogVideoXAutoencoder(model).encode(video)
+    torch.testing.assert_close(z[:, 3], (mode[:, 3] - 4) / 4)
+
+
+def test_wrong_number_of_frames(model: AutoencoderKLCogVideoX) -> None:
+    with pytest.raises(ValueError, match=r"8 frames; expected 4 \* k \+ 1 for this autoencoder, nearest: 9"):
+        CogVideoXAutoencoder(model).encode(torch.zeros(1, 3, 8, 16, 16))
