@@ -1,0 +1,146 @@
+"""The recipes that make the shipped weights, end to end on a tiny scale, and their pieces."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from video_alchemist import AlchemistPipeline
+from video_alchemist.emojiworld.assets import load_assets
+from video_alchemist.emojiworld.files import example, numbered_scene
+from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, text_encoder, transformer
+from video_alchemist.emojiworld.recipes.command import parse_time, train_preset
+from video_alchemist.emojiworld.recipes.encoded import EncodedWorld
+from video_alchemist.emojiworld.recipes.fit import fit
+from video_alchemist.emojiworld.recipes.scale import SMALL
+from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, sample_scenes
+
+TINY = replace(
+    SMALL,
+    size=(32, 32),
+    num_frames=9,
+    autoencoder={"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2},
+    text_encoder={"d_model": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "d_ff": 16, "vocab_size": 600},
+    image_encoder={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16},
+    transformer={"hidden_size": 16, "depth": 1, "num_heads": 1},
+    reference_size=32,
+    autoencoder_image_steps=1,
+    autoencoder_clip_steps=1,
+    text_steps=1,
+    image_steps=1,
+    image_scenes=8,
+    clip_scenes=4,
+    stage_one_steps=1,
+    stage_two_new_steps=1,
+    stage_two_image_steps=1,
+    stage_two_clip_steps=1,
+    image_batch=4,
+    clip_batch=2,
+    encode_batch=4,
+    num_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    autoencoder.train(TINY, work, "cpu", None)
+    text_encoder.train(TINY, work, "cpu", None)
+    image_encoder.train(TINY, work, "cpu", None)
+    transformer.train(TINY, work, "cpu", None)
+    return work
+
+
+def test_recipes_make_a_bundle_that_generates(work, tmp_path):
+    """`make weights` in small: all stages, the bundle, and a video from it, with a reference."""
+    folder = bundle.write(TINY, work, tmp_path / "bundle")
+    pipeline = AlchemistPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    clip = example(numbered_scene(load_assets(), 1, 3, "train"), load_assets(), "3", 3, 32)
+    video = pipeline(clip.caption, clip.references[:1], seed=0).frames[0]
+    assert video.shape == (9, 32, 32, 3) and video.dtype == np.uint8
+    assert pipeline.transformer.config.personalization
+
+
+def test_encoded_world_is_a_function_of_the_step(work):
+    """Resuming a run needs no state only if a step's batch never depends on the steps before."""
+    source, again = (EncodedWorld(work / "encoded" / "pictures", 4, seed=0, references=True) for _ in range(2))
+    source.batch(0)
+    first, second = source.batch(5), again.batch(5)
+    assert torch.equal(first.z0, second.z0) and torch.equal(first.word_index, second.word_index)
+    assert not torch.equal(first.z0, source.batch(6).z0)
+    assert first.image_mask.any(dim=1).all() and first.image_mask.shape[1] <= 6
+    assert (first.word_index[first.image_mask][:, 0] >= 0).all()
+
+
+def test_references_stand_in_the_order_of_their_words(work):
+    """As in sampling: the image index embedding must mean the same in both."""
+    batch = EncodedWorld(work / "encoded" / "pictures", 8, seed=1, references=True).batch(0)
+    for words, mask in zip(batch.word_index[..., 0], batch.image_mask, strict=True):
+        shown = words[mask]
+        assert (shown.diff() >= 0).all()
+
+
+def test_collapsed_time_is_exact():
+    """2D convolutions with summed kernels must give what the causal 3D ones give on a single picture."""
+    torch.manual_seed(0)
+    model = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
+    picture = torch.rand(2, 3, 1, 16, 16)
+    expected = model.decode(model.encode(picture).latent_dist.mode()).sample
+    with autoencoder.collapsed_time():
+        found = model.decode(model.encode(picture).latent_dist.mode()).sample
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.decode(model.encode(picture).latent_dist.mode()).sample, expected)
+
+
+def test_fit_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """A slice boundary must not show in the weights."""
+
+    def model_and_loss():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        return model, lambda step: model(torch.randn(4, 3)).square().mean()
+
+    whole, loss = model_and_loss()
+    assert fit("tiny", whole, loss, 8, 1e-2, tmp_path / "whole")
+    ticks = itertools.count()
+    monkeypatch.setattr("video_alchemist.emojiworld.recipes.fit.time.monotonic", lambda: float(next(ticks)))
+    sliced, loss = model_and_loss()
+    assert not fit("tiny", sliced, loss, 8, 1e-2, tmp_path / "sliced", time_limit=3.5)
+    assert not torch.equal(sliced.weight, whole.weight)
+    resumed, loss = model_and_loss()
+    assert fit("tiny", resumed, loss, 8, 1e-2, tmp_path / "sliced")
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_world_batches_are_a_function_of_seed_and_index():
+    scenes = sample_scenes(1, 4, 2)
+    assert sample_scenes(1, 5, 1) == scenes[1:]
+    batch = make_batch(scenes, clip_times(3), (32, 32), 32)
+    assert batch.video.shape == (2, 3, 3, 32, 32) and batch.video.abs().max() <= 1
+    assert batch.references.shape[3:] == (4, 32, 32)
+    assert batch.valid.any(dim=-1)[:, 0].all()
+
+
+def test_tokenizer_knows_the_worlds_words(work):
+    """Words in pieces make captions long, and cut off what they end with."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    text = "An animal jumps beside a dog. Ünïcode 🦊!"
+    inputs = tokenizer(text, return_offsets_mapping=True)
+    assert tokenizer.unk_token_id not in inputs["input_ids"]
+    assert "Ġanimal" in tokenizer.convert_ids_to_tokens(inputs["input_ids"])
+
+
+def test_command_errors(tmp_path):
+    assert [parse_time(text) for text in ("90s", "9m", "1.5h", "30")] == [90, 540, 5400, 30]
+    with pytest.raises(ValueError, match="for example 9m"):
+        parse_time("nine")
+    with pytest.raises(ValueError, match="did you mean 'emojiworld'"):
+        train_preset("emojiwrld", tmp_path, None, None, [], None)
+    with pytest.raises(ValueError, match="expected at least 1"):
+        train_preset("emojiworld", tmp_path, 0, None, [], None)
