@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from video_alchemist.emojiworld.assets import Assets, recolour
+from video_alchemist.emojiworld.assets import load_assets, recolour
 from video_alchemist.emojiworld.scenes import Scene
 
 OVERSCAN = 1.5  # pictures are larger than the frame, so that the camera can move inside
@@ -49,9 +49,9 @@ SCENERY: dict[str, tuple[str, ...]] = {
 }
 
 
-def backgrounds(scenes: Sequence[Scene], assets: Assets, device: torch.device | str = "cpu") -> Tensor:
+def backgrounds(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Tensor:
     """(B, 3, NATIVE, NATIVE) float in [0, 1]: the clean places of some scenes, by day."""
-    return torch.stack([_paint(scene.background.name, scene.background.seed, assets) for scene in scenes]).to(device)
+    return torch.stack([_paint(scene.background.name, scene.background.seed) for scene in scenes]).to(device)
 
 
 def _colour(code: str) -> Tensor:
@@ -66,7 +66,8 @@ def _coordinates() -> tuple[Tensor, Tensor]:
     return columns, rows
 
 
-def _paint(name: str, seed: int, assets: Assets) -> Tensor:
+@functools.lru_cache(maxsize=512)  # a clip and its reference pictures show the same place
+def _paint(name: str, seed: int) -> Tensor:
     """One place: sky and ground gradients, its feature, then its own change of colours."""
     rng = np.random.default_rng((seed, 5))
     top, bottom, near, far, horizon, feature = PALETTES[name]
@@ -78,7 +79,7 @@ def _paint(name: str, seed: int, assets: Assets) -> Tensor:
     picture = torch.where(y < edge, sky, ground)
     picture = _feature(feature, picture, x, y, edge, depth, rng)
     if feature == "sprites":
-        picture = _place_scenery(picture, name, float(edge.mean()), rng, assets)
+        picture = _place_scenery(picture, name, float(edge.mean()), rng)
     hue, saturation, value = rng.normal(0, 0.25), rng.uniform(0.7, 1.2), rng.uniform(0.85, 1.08)
     changed = recolour(picture[None], *(torch.tensor([v], dtype=torch.float32) for v in (hue, saturation, value)))
     return changed[0].clamp(0, 1)
@@ -159,7 +160,7 @@ def _tone(picture: Tensor, edge: Tensor, k: int, shade: float) -> Tensor:
     return (picture[:, row, NATIVE // 2] * shade ** (2 - k)).view(3, 1, 1)
 
 
-def _place_scenery(picture: Tensor, name: str, edge: float, rng: np.random.Generator, assets: Assets) -> Tensor:
+def _place_scenery(picture: Tensor, name: str, edge: float, rng: np.random.Generator) -> Tensor:
     """Sprites along the horizon, the lower the larger."""
     pool = _scenery(name)
     if not pool:
@@ -168,7 +169,7 @@ def _place_scenery(picture: Tensor, name: str, edge: float, rng: np.random.Gener
     choices = [index for index, artist in pool if artist == style]
     for foot in np.sort(rng.uniform(edge + 0.02, edge + 0.16, size=int(rng.integers(4, 8)))):
         size = int((0.2 + 0.8 * (foot - edge)) * NATIVE * rng.uniform(0.8, 1.2))
-        sprite = assets.sprites[choices[rng.integers(len(choices))]].float()[None] / 255
+        sprite = load_assets().sprites[choices[rng.integers(len(choices))]].float()[None] / 255
         sprite = torch.cat([sprite[:, :3] * sprite[:, 3:], sprite[:, 3:]], dim=1)
         sprite = F.interpolate(sprite, size=(size, size), mode="bilinear", antialias=True)[0]
         left, top = int(rng.uniform(-0.1, 0.95) * NATIVE), int(foot * NATIVE) - size
@@ -183,8 +184,6 @@ def _place_scenery(picture: Tensor, name: str, edge: float, rng: np.random.Gener
 @functools.cache
 def _scenery(name: str) -> list[tuple[int, str]]:
     """(sprite, artist) of what may stand in a place."""
-    from video_alchemist.emojiworld.assets import load_assets
-
     words = SCENERY[name]
     known = load_assets().identities
     return [(i.index, i.artist) for i in known if i.split == "train" and i.concept in words and i.kind == "scenery"]

@@ -83,7 +83,7 @@ def _render_chunk(
     order = [np.argsort([a.depth for a in s.actors]).tolist() for s in scenes]
 
     place_light, actor_light = _lights(scenes, device)
-    place = backgrounds(scenes, assets, device) * place_light
+    place = backgrounds(scenes, device) * place_light
     frame = _sample(place, view, size, "border")  # (B, 3, F, H, W)
     middle = torch.from_numpy(_views(scenes, np.full((num_clips, 1), 0.5))).float().to(device)
     clean = _sample(place, middle, size, "border")[:, :, 0]

@@ -5,9 +5,12 @@ n clips · A actors · R reference frames · M pictures of a shard · L tokens o
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -124,23 +127,50 @@ def precompute(
     """Encodes `count` clips, or pictures (clips of one frame), into shards; goes on where an earlier call stopped."""
     folder = work / "encoded" / ("clips" if clips else "pictures")
     folder.mkdir(parents=True, exist_ok=True)
-    encoders = Encoders(scale, networks or work, device)
-    step = min(scale.encode_batch, 32) if clips and device == "cpu" else scale.encode_batch
-    for shard in range(0, count, SHARD):
-        path = folder / f"{shard // SHARD:05d}.safetensors"
-        if path.exists():
-            continue
-        parts = []
-        for start in range(shard, min(shard + SHARD, count), step):
-            scenes = sample_scenes(20 + clips, start, min(step, count - start))
-            times = clip_times(scale.num_frames) if clips else random_times(22, start, len(scenes))
-            batch = make_batch(scenes, times, scale.size, scale.reference_size, device)
-            parts.append(encode(batch, encoders, augmentation, seed=start))
-        temporary = path.with_suffix(".tmp")
-        save_file(_join(parts), temporary)
-        os.replace(temporary, path)
-        print(f"encoded {folder.name} {min(shard + SHARD, count)}/{count}", flush=True)
+    missing = [n for n in range(math.ceil(count / SHARD)) if not shard_path(folder, n).exists()]
+    encode_one = partial(encode_shard, scale, networks or work, folder, device, clips, count, augmentation)
+    workers = min(scale.workers, len(missing))
+    if workers <= 1:
+        for number in missing:
+            encode_one(number)
+        return folder
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        list(pool.map(encode_one, missing))
     return folder
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.safetensors"
+
+
+def encode_shard(
+    scale: Scale,
+    networks: Path,
+    folder: Path,
+    device: str,
+    clips: bool,
+    count: int,
+    augmentation: Augmentation,
+    number: int,
+) -> None:
+    """Renders and encodes the clips of one shard; the file appears when it is whole."""
+    encoders = Encoders(scale, networks, device)
+    step = min(scale.encode_batch, 32) if clips and device == "cpu" else scale.encode_batch
+    first, end = number * SHARD, min((number + 1) * SHARD, count)
+    parts = []
+    for start in range(first, end, step):
+        scenes = sample_scenes(20 + clips, start, min(step, end - start))
+        times = clip_times(scale.num_frames) if clips else random_times(22, start, len(scenes))
+        batch = make_batch(scenes, times, scale.size, scale.reference_size, device)
+        parts.append(encode(batch, encoders, augmentation, seed=start))
+    path = shard_path(folder, number)
+    temporary = path.with_suffix(".tmp")
+    save_file(_join(parts), temporary)
+    os.replace(temporary, path)
+    print(f"encoded {folder.name} {end}/{count}", flush=True)
 
 
 def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

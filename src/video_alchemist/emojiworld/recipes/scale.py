@@ -41,6 +41,7 @@ class Scale:
     learning_rate: float = 7e-4
     ema_decay: float = 0.995
     encode_batch: int = 64
+    workers: int = 1  # processes that render and encode
     num_steps: int = 32
     text_scale: float = 3.0
     image_scale: float = 2.0
@@ -67,7 +68,7 @@ BASE = Scale(
     autoencoder_clip_steps=4000,
     text_steps=4000,
     image_steps=4000,
-    image_scenes=98_304,
+    image_scenes=65_536,
     clip_scenes=32_768,
     stage_one_steps=3000,
     stage_two_new_steps=1000,
@@ -77,7 +78,8 @@ BASE = Scale(
     clip_batch=192,
     learning_rate=1e-3,
     ema_decay=0.999,
-    encode_batch=512,
+    encode_batch=256,
+    workers=8,
 )
 
 SCALES = {scale.name: scale for scale in (SMALL, BASE)}
