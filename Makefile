@@ -6,7 +6,8 @@ INSTALLED := $(VENV)/.installed
 
 DEMO_OUT := out/demo.mp4
 DEMO := $(BIN)/alchemist generate "A dog jumps beside a robot on the beach" \
-	--ref dog=docs/demo/dog.png --ref robot=docs/demo/robot.png -o $(DEMO_OUT)
+	--ref dog=docs/demo/dog.png --ref robot=docs/demo/robot.png \
+	--background beach=docs/demo/beach.png -o $(DEMO_OUT) --sheet $(DEMO_OUT:.mp4=.png)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check weights

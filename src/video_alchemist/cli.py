@@ -151,7 +151,7 @@ def _load(model: str, device: str | None) -> AlchemistPipeline:
     if device not in (*available, "cuda", "mps") or (device == "cuda" and len(available) == 1):
         raise ValueError(f"device {device!r}; this machine has {', '.join(available)}")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipeline = AlchemistPipeline.from_pretrained(model, torch_dtype=dtype)
+    pipeline = AlchemistPipeline.from_pretrained(model, dtype=dtype)
     pipeline.to(device)
     return pipeline
 

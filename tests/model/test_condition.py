@@ -24,9 +24,7 @@ def encode(pipeline: AlchemistPipeline, *conditions: Condition, max_length: int 
 
 def test_pictures_stand_with_their_words(pipeline: AlchemistPipeline, pictures: dict[str, Path]) -> None:
     """Guards against a picture bound to another subject's word, or to another sample's."""
-    two = Condition(
-        "A dog and a robot", (Reference("robot", pictures["robot"]), Reference("dog", pictures["dog"]))
-    )
+    two = Condition("A dog and a robot", (Reference("robot", pictures["robot"]), Reference("dog", pictures["dog"])))
     none, one = Condition("A cat"), Condition("A dog and a dog", (Reference("dog", pictures["cat"], occurrence=1),))
     encoded = encode(pipeline, two, none, one)
     assert encoded.image_mask is not None and encoded.word_index is not None and encoded.image_tokens is not None

@@ -20,7 +20,7 @@ def model() -> AutoencoderKLCogVideoX:
 @pytest.mark.parametrize("num_frames", [1, 5, 9, 13, 17])
 @torch.no_grad()
 def test_shapes(model: AutoencoderKLCogVideoX, num_frames: int) -> None:
-    """Guards against even numbers of latent frames, of which the bare decoder makes 4 f frames instead of 4 (f - 1) + 1."""
+    """Guards against even numbers of latent frames, of which the bare decoder makes 4 f frames, not 4 (f - 1) + 1."""
     autoencoder = CogVideoXAutoencoder(model)
     assert (autoencoder.temporal_ratio, autoencoder.spatial_ratio) == (4, 8)
     z = autoencoder.encode(torch.rand(1, 3, num_frames, 16, 24) * 2 - 1)

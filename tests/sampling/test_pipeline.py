@@ -123,7 +123,7 @@ def test_round_trip(pipeline: AlchemistPipeline, pipeline_folder: Path, pictures
 
 def test_half_precision(pipeline_folder: Path, pictures: dict[str, Path]) -> None:
     """Guards against networks of different types that meet in one operation."""
-    loaded = AlchemistPipeline.from_pretrained(pipeline_folder, torch_dtype=torch.bfloat16)
+    loaded = AlchemistPipeline.from_pretrained(pipeline_folder, dtype=torch.bfloat16)
     loaded.set_progress_bar_config(disable=True)
     assert loaded("A dog", references(pictures, "dog")).frames[0].shape == (5, 16, 32, 3)
 

@@ -11,7 +11,8 @@ import pytest
 from video_alchemist.records import Reference
 from video_alchemist.sampling.request import Request, parse_size, read_manifest
 
-LINE = {"prompt": "A dog", "references": [{"word": "dog", "image": "dog.png"}], "output": "a.mp4"}
+DOG = {"word": "dog", "image": "dog.png"}
+LINE = {"prompt": "A dog", "references": [DOG], "output": "a.mp4"}
 
 
 def manifest(folder: Path, *rows: Any) -> Path:
@@ -50,7 +51,7 @@ def test_manifest(tmp_path: Path) -> None:
         ({**LINE, "promt": "A cat"}, "unknown key 'promt'; .*nearest: 'prompt'"),
         ({**LINE, "references": [{"word": "dog", "img": "dog.png"}]}, "unknown key 'img'; .*nearest: 'image'"),
         ({**LINE, "references": [{"word": "dog"}]}, "a reference has no 'image'"),
-        ({**LINE, "references": [{**LINE["references"][0], "kind": "subjects"}]}, "kind 'subjects'.*nearest: 'subject'"),  # type: ignore[dict-item]
+        ({**LINE, "references": [{**DOG, "kind": "subjects"}]}, "kind 'subjects'.*nearest: 'subject'"),
         ({**LINE, "references": {"dog": "dog.png"}}, "references is .*expected list"),
         ({**LINE, "size": [64]}, r"size \[64\]; expected 'WIDTHxHEIGHT'"),
         ({**LINE, "seed": "7"}, "seed is '7'; expected int"),

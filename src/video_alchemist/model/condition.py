@@ -91,10 +91,10 @@ def encode_conditions(
         return EncodedCondition(text.tokens, text.mask)
 
     images = [reference_image(place.reference, image_encoder.size) for row in places for place in row]
-    tokens = image_encoder(torch.stack(images))                                            # (all pictures, L, d)
-    image_tokens = tokens.new_zeros(len(conditions), width, *tokens.shape[1:])             # (B, N, L, d)
-    word_index = torch.full((len(conditions), width, word_length), -1)                     # (B, N, W)
-    image_mask = torch.zeros(len(conditions), width, dtype=torch.bool)                     # (B, N)
+    tokens = image_encoder(torch.stack(images))  # (all pictures, L, d)
+    image_tokens = tokens.new_zeros(len(conditions), width, *tokens.shape[1:])  # (B, N, L, d)
+    word_index = torch.full((len(conditions), width, word_length), -1)  # (B, N, W)
+    image_mask = torch.zeros(len(conditions), width, dtype=torch.bool)  # (B, N)
     for b, row in enumerate(places):
         for n, place in enumerate(row):
             index = token_index(text.offsets[b], place.span, word_length)

@@ -89,10 +89,10 @@ class GuidedVelocity:
         inputs = dict(self.inputs)
         if self.z0_estimate is not None:
             inputs["z0_estimate"] = repeat(self.z0_estimate.to(dtype), "B ... -> (G B) ...", G=num_branches)
-        zs = repeat(z.to(dtype), "B ... -> (G B) ...", G=num_branches)                     # (G * B, C, f, h, w)
+        zs = repeat(z.to(dtype), "B ... -> (G B) ...", G=num_branches)  # (G * B, C, f, h, w)
         velocities = self.transformer(zs, t.repeat(num_branches), **inputs)
-        velocity = guide(velocities.unflatten(0, (num_branches, len(z))), self.weights)    # (B, C, f, h, w)
-        if self.transformer.config.self_conditioning:
+        velocity = guide(velocities.unflatten(0, (num_branches, len(z))), self.weights)  # (B, C, f, h, w)
+        if self.transformer.config["self_conditioning"]:
             self.z0_estimate = estimate_z0(z, velocity, t)
         return velocity
 
@@ -108,14 +108,14 @@ def _branch_inputs(
     shown_text = torch.tensor([branch.text for branch in weights], device=text.device)
     inputs = {
         "text_tokens": repeat(text, "B S D -> (G B) S D", G=len(weights)),
-        "text_mask": (shown_text[:, None, None] & text_mask).flatten(0, 1),                # (G * B, S)
+        "text_mask": (shown_text[:, None, None] & text_mask).flatten(0, 1),  # (G * B, S)
     }
     if condition.image_tokens is not None and condition.word_index is not None:
-        words = gather_word_tokens(text, condition.word_index)                             # (B, N, W * D_text)
+        words = gather_word_tokens(text, condition.word_index)  # (B, N, W * D_text)
         # Offloading moves a network in where its forward is called; bind and cache are called beside it.
         bind = apply_forward_hook(AlchemistTransformer.bind)
         references, mask = bind(transformer, condition.image_tokens, words, condition.image_mask)
         shown_images = torch.tensor([branch.image for branch in weights], device=text.device)
-        inputs["references"] = repeat(references, "B M d -> (G B) M d", G=len(weights))    # M = N * L
-        inputs["reference_mask"] = (shown_images[:, None, None] & mask).flatten(0, 1)      # (G * B, M)
+        inputs["references"] = repeat(references, "B M d -> (G B) M d", G=len(weights))  # M = N * L
+        inputs["reference_mask"] = (shown_images[:, None, None] & mask).flatten(0, 1)  # (G * B, M)
     return inputs

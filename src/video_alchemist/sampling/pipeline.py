@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -62,7 +63,12 @@ class Settings:
 class AlchemistPipeline(DiffusionPipeline):
     """Sizes are (width, height) in pixels."""
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->autoencoder"
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->autoencoder"  # type: ignore[assignment]
+    transformer: AlchemistTransformer
+    autoencoder: Any
+    text_encoder: Any
+    tokenizer: Any
+    image_encoder: Any
 
     def __init__(
         self,
@@ -115,14 +121,14 @@ class AlchemistPipeline(DiffusionPipeline):
         self.model_folder: Path | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AlchemistPipeline:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> AlchemistPipeline:
         """A model that ships with the package ("emojiworld"), a folder, or a hub id."""
         name = str(pretrained_model_name_or_path)
         folder = SHIPPED.get(name) or _model_folder(name, kwargs)
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"{str(folder)!r} holds no pipeline; expected a model_index.json in it")
         # One type for all networks: left alone, diffusers' load in float32 and transformers' as they are stored.
-        kwargs.setdefault("torch_dtype", torch.float32)
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.model_name, pipeline.model_folder = name, folder
         return pipeline
@@ -132,10 +138,10 @@ class AlchemistPipeline(DiffusionPipeline):
     def settings(self, request: Request) -> Settings:
         """The request's settings, checked against what the networks can do."""
         request.check()
-        size = tuple(request.size or self.config.size)
-        num_frames = self.config.num_frames if request.num_frames is None else request.num_frames
+        size = tuple(request.size or self.config["size"])
+        num_frames = self.config["num_frames"] if request.num_frames is None else request.num_frames
         autoencoder = CogVideoXAutoencoder(self.autoencoder)
-        _, patch_height, patch_width = self.transformer.config.patch_size
+        _, patch_height, patch_width = self.transformer.config["patch_size"]
         cells = (autoencoder.spatial_ratio * patch_width, autoencoder.spatial_ratio * patch_height)
         if len(size) != 2 or any(side <= 0 or side % cell for side, cell in zip(size, cells, strict=True)):
             nearest = "x".join(str(max(1, round(side / cell)) * cell) for side, cell in zip(size, cells, strict=False))
@@ -148,17 +154,17 @@ class AlchemistPipeline(DiffusionPipeline):
         return Settings(
             size=(size[0], size[1]),
             num_frames=num_frames,
-            num_steps=request.num_steps or _steps_at(self.config.num_steps, size),
-            text_scale=float(self.config.text_scale if request.text_scale is None else request.text_scale),
-            image_scale=float(self.config.image_scale if request.image_scale is None else request.image_scale),
+            num_steps=request.num_steps or _steps_at(self.config["num_steps"], size),
+            text_scale=float(self.config["text_scale"] if request.text_scale is None else request.text_scale),
+            image_scale=float(self.config["image_scale"] if request.image_scale is None else request.image_scale),
             equation=request.equation,
-            time_shift=resolution_shift(*size, tuple(self.config.base_size), self.config.base_shift),
+            time_shift=resolution_shift(*size, tuple(self.config["base_size"]), self.config["base_shift"]),
         )
 
     def check(self, request: Request) -> Settings:
         """Everything a user can get wrong, before the first network runs: settings, words, pictures."""
         settings = self.settings(request)
-        for place in place_references(request.condition, self.transformer.config.max_images):
+        for place in place_references(request.condition, self.transformer.config["max_images"]):
             read_picture(place.reference)
         return settings
 
@@ -241,12 +247,16 @@ class AlchemistPipeline(DiffusionPipeline):
         config, device, dtype = self.config, self._execution_device, self.transformer.dtype
         condition = encode_conditions(
             [request.condition for request in requests],
-            T5TextEncoder(self.text_encoder, self.tokenizer, config.max_text_length),
+            T5TextEncoder(self.text_encoder, self.tokenizer, config["max_text_length"]),
             ViTImageEncoder(
-                self.image_encoder, config.reference_size, config.image_mean, config.image_std, config.image_block
+                self.image_encoder,
+                config["reference_size"],
+                config["image_mean"],
+                config["image_std"],
+                config["image_block"],
             ),
-            self.transformer.config.word_length,
-            self.transformer.config.max_images,
+            self.transformer.config["word_length"],
+            self.transformer.config["max_images"],
         )
         return condition.to(device, dtype)
 
@@ -254,7 +264,7 @@ class AlchemistPipeline(DiffusionPipeline):
         """(C, f, h, w): from the sample's own seed, drawn on the CPU, so it is the same in any batch on any machine."""
         autoencoder, (width, height) = CogVideoXAutoencoder(self.autoencoder), settings.size
         shape = (
-            self.transformer.config.in_channels,
+            self.transformer.config["in_channels"],
             (settings.num_frames - 1) // autoencoder.temporal_ratio + 1,
             height // autoencoder.spatial_ratio,
             width // autoencoder.spatial_ratio,
@@ -265,10 +275,10 @@ class AlchemistPipeline(DiffusionPipeline):
         """One sample (C, f, h, w) => what AlchemistOutput says."""
         if output_type == "latent":
             return z0
-        video = CogVideoXAutoencoder(self.autoencoder).decode(z0[None])[0].float() / 2 + 0.5   # (3, F, H, W) in [0, 1]
+        video = CogVideoXAutoencoder(self.autoencoder).decode(z0[None])[0].float() / 2 + 0.5  # (3, F, H, W) in [0, 1]
         if output_type == "pt":
             return video.transpose(0, 1)
-        frames = (video * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()      # (F, H, W, 3)
+        frames = (video * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()  # (F, H, W, 3)
         return [Image.fromarray(frame) for frame in frames] if output_type == "pil" else frames
 
     # Files
@@ -277,11 +287,11 @@ class AlchemistPipeline(DiffusionPipeline):
         """X.mp4 and X.json; each is whole or not there, and the video never stands without its sidecar."""
         output = Path(str(request.output))
         revision = None if self.model_folder is None else weights_revision(self.model_folder)
-        settings_ = {**asdict(settings), "fps": self.config.fps, "dtype": str(self.transformer.dtype)}
+        settings_ = {**asdict(settings), "fps": self.config["fps"], "dtype": str(self.transformer.dtype)}
         described = describe(request, settings_, {"name": self.model_name, "revision": revision})
         with replacing(output.with_suffix(".json")) as sidecar:
             sidecar.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            write_video(output, frames, self.config.fps)
+            write_video(output, frames, self.config["fps"])
 
 
 def _samples(

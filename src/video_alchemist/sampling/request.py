@@ -71,7 +71,8 @@ def read_manifest(path: str | Path, output_dir: str | Path | None = None) -> lis
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such manifest: {str(path)!r}")
-    requests, outputs = [], {}
+    requests: list[Request] = []
+    outputs: dict[str | Path | None, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue

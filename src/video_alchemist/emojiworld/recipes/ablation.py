@@ -15,8 +15,13 @@ SHARE = 0.25  # of the shipped transformer's steps
 
 def run(scale: Scale, work: Path, device: str, time_limit: float | None, num_samples: int) -> dict[str, float]:
     """Trains both from where they stand; writes `ablation.json` with each one's binding accuracy once both are done."""
-    names = ("stage_one_steps", "stage_two_new_steps", "stage_two_image_steps", "stage_two_clip_steps")
-    short = replace(scale, **{name: max(1, int(getattr(scale, name) * SHARE)) for name in names})
+    short = replace(
+        scale,
+        stage_one_steps=max(1, int(SHARE * scale.stage_one_steps)),
+        stage_two_new_steps=max(1, int(SHARE * scale.stage_two_new_steps)),
+        stage_two_image_steps=max(1, int(SHARE * scale.stage_two_image_steps)),
+        stage_two_clip_steps=max(1, int(SHARE * scale.stage_two_clip_steps)),
+    )
     result: dict[str, float] = {}
     for name, binds in (("word tokens", True), ("no word tokens", False)):
         folder = work / f"ablation-{'with' if binds else 'without'}-words.run"

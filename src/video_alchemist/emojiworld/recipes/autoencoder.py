@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
 from torch import Tensor
 
 from video_alchemist.emojiworld.recipes.fit import fit, rng_of
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, random_times, sample_scenes
+from video_alchemist.emojiworld.scenes import Split
 from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
 
 KL_WEIGHT = 1e-6
@@ -123,7 +123,7 @@ def psnr(model: AutoencoderKLCogVideoX, scale: Scale, num_clips: int = 64, devic
     autoencoder = CogVideoXAutoencoder(model)
     values: dict[str, list[float]] = {"clips": [], "pictures": []}
     for i in range(0, num_clips, 8):
-        split = "test_concept" if i % 16 else "test_artist"
+        split: Split = "test_concept" if i % 16 else "test_artist"
         video = make_batch(sample_scenes(TEST_SEED, i, 8, split), clip_times(scale.num_frames), scale.size).video
         for name, part in (("clips", video), ("pictures", video[:, :, :1])):
             decoded = autoencoder.decode(autoencoder.encode(part.to(device))).clamp(-1, 1).cpu()

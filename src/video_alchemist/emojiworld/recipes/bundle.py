@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from transformers import Dinov2Model, PreTrainedTokenizerFast, T5EncoderModel
 
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Dinov2Model, PreTrainedTokenizerFast, T5EncoderModel
@@ -63,7 +63,7 @@ class Encoders:
     @cached_property
     def image(self) -> ViTImageEncoder:
         model = _frozen(Dinov2Model.from_pretrained(self.folder / "image_encoder"), self.device)
-        return ViTImageEncoder(model, self.scale.reference_size, MEAN, STD, block=model.config.num_hidden_layers)
+        return ViTImageEncoder(model, self.scale.reference_size, MEAN, STD)
 
 
 def _frozen(model: torch.nn.Module, device: str) -> torch.nn.Module:

@@ -52,9 +52,10 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         return out
     torch.manual_seed(0)
     config = Dinov2Config(image_size=scale.reference_size, mlp_ratio=4, use_mask_token=True, **scale.image_encoder)
-    encoder, width, patch = Dinov2Model(config).to(device), config.hidden_size, config.patch_size
-    pixels = nn.Linear(width, 3 * patch**2).to(device)
-    project = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64)).to(device)
+    encoder, width, patch = Dinov2Model(config), config.hidden_size, scale.image_encoder["patch_size"]
+    pixels = nn.Linear(width, 3 * patch**2)
+    project = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
+    modules = nn.ModuleList([encoder, pixels, project]).to(device)
 
     def loss(step: int) -> Tensor:
         views = torch.cat(world_views(7, step, scale.size[0], scale.reference_size, device)) * 2 - 1
@@ -79,7 +80,6 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         decoded = rearrange(shown, "b (h w) (c p q) -> b c (h p) (w q)", h=side, c=3, p=patch)
         return torch.stack([view, decoded]).cpu()
 
-    modules = nn.ModuleList([encoder, pixels, project])
     if fit("image_encoder", modules, loss, scale.image_steps, 1e-3, work, time_limit, sheet):
         encoder.save_pretrained(out)
     return out

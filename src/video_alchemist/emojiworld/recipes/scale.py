@@ -34,8 +34,8 @@ class Scale:
     clip_scenes: int = 4096
     stage_one_steps: int = 1000
     stage_two_new_steps: int = 250
-    stage_two_image_steps: int = 2200
-    stage_two_clip_steps: int = 2200
+    stage_two_image_steps: int = 1500
+    stage_two_clip_steps: int = 1400
     image_batch: int = 64
     clip_batch: int = 16
     learning_rate: float = 7e-4

@@ -64,8 +64,8 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(0)
     config = T5Config(**{**scale.text_encoder, "vocab_size": len(tokenizer)}, feed_forward_proj="gated-gelu")
-    encoder = T5EncoderModel(config).to(device)
-    head = nn.Linear(config.d_model, config.vocab_size).to(device)
+    encoder, head = T5EncoderModel(config), nn.Linear(config.d_model, config.vocab_size)
+    modules = nn.ModuleList([encoder, head]).to(device)
 
     def loss(step: int) -> Tensor:
         inputs = tokenizer(world_captions(5, step * BATCH, BATCH), return_tensors="pt", padding=True, truncation=True)
@@ -79,6 +79,6 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         own = F.cross_entropy(known, ids[(ids >= len(SPECIALS)) & ~masked].to(device))
         return F.cross_entropy(logits, ids[masked].to(device)) + 0.2 * own
 
-    if fit("text_encoder", nn.ModuleList([encoder, head]), loss, scale.text_steps, 2e-3, work, time_limit):
+    if fit("text_encoder", modules, loss, scale.text_steps, 2e-3, work, time_limit):
         encoder.save_pretrained(out)
     return out
