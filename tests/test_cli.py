@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,17 @@ def test_mistakes(
 
 def test_wrong_output(tmp_path: Path, quick: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     check_refused(tmp_path, capsys, "ends in .mp4", "generate", "A dog", "-o", tmp_path / "a.gif", *quick)
+
+
+def test_stderr_is_one_line(tmp_path: Path, quick: tuple[str, ...]) -> None:
+    """Guards against warnings and progress bars of the libraries around the one line that matters."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    command = [sys.executable, "-m", "video_alchemist", "generate", "A dog", "--size", "70x50"]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "a.mp4"), *quick], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stderr == "alchemist: size 70x50; expected multiples of 16x16, nearest: 64x48\n"
 
 
 def test_full_disk(

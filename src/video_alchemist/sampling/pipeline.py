@@ -77,21 +77,23 @@ class AlchemistPipeline(DiffusionPipeline):
         text_encoder: Any,
         tokenizer: Any,
         image_encoder: Any,
-        size: Sequence[int] = (256, 144),
+        size: list[int] | tuple[int, ...] = (256, 144),
         num_frames: int = 121,
         fps: float = 24.0,
-        num_steps: int | Mapping[str, int] | None = None,
+        num_steps: int | dict[str, int] | None = None,
         text_scale: float = 8.0,
         image_scale: float = 3.0,
-        base_size: Sequence[int] | None = None,
+        base_size: list[int] | tuple[int, ...] | None = None,
         base_shift: float = 1.0,
         reference_size: int = 224,
         max_text_length: int = 512,
-        image_mean: Sequence[float] = IMAGENET_MEAN,
-        image_std: Sequence[float] = IMAGENET_STD,
+        image_mean: list[float] | tuple[float, ...] = IMAGENET_MEAN,
+        image_std: list[float] | tuple[float, ...] = IMAGENET_STD,
         image_block: int | None = None,
     ) -> None:
-        """num_steps: a number, or a table by size, whose nearest entry is taken; None = the paper's table.
+        """Types are those that diffusers can check at loading.
+
+        num_steps: a number, or a table by size, whose nearest entry is taken; None = the paper's table.
         base_size, base_shift: the size trained with time shift base_shift (default: `size`); others shift more or less.
         reference_size, image_mean, image_std, image_block: what the image encoder sees, and where it is read."""
         super().__init__()

@@ -33,6 +33,7 @@ from video_alchemist.model.binding import token_index
 from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
 from video_alchemist.pretrained.image_encoder import ViTImageEncoder
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
+from video_alchemist.records import MAX_IMAGES
 
 WORD_LENGTH = 4
 SHARD = 2048
@@ -205,7 +206,9 @@ class EncodedWorld:
         z0, text_tokens = data["z0"][rows].float(), data["text_tokens"][rows, :length].float()
         if not self.references:
             return Batch(z0, text_tokens, text_mask[:, :length])
-        chosen = [self._select(int(row), rng) for row in rows]
+        # Most clips have few pictures; a bound that differs by batch saves padding all of them to six.
+        most = int(rng.choice((2, 3, MAX_IMAGES)))
+        chosen = [self._select(int(row), rng, most) for row in rows]
         width = max(1, max(len(pictures) for pictures in chosen))
         slots = torch.zeros(len(rows), width, dtype=torch.long)
         image_mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -217,10 +220,10 @@ class EncodedWorld:
         image_tokens = data["image_tokens"][slots].float()
         return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask)
 
-    def _select(self, row: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:
         """App. A.3 on one clip: (entity, picture) pairs in the order of their words in the caption."""
         slots, words = self.tensors["slots"][row], self.tensors["word_index"][row, :, 0]
         candidates = {str(actor): slots[actor][slots[actor] >= 0].tolist() for actor in range(len(slots) - 1)}
         ground = int(slots[BACKGROUND, 0])
-        pairs = select(candidates, (str(len(slots) - 1), ground) if ground >= 0 else None, rng)
+        pairs = select(candidates, (str(len(slots) - 1), ground) if ground >= 0 else None, rng, max_images=max_images)
         return sorted(((int(name), slot) for name, slot in pairs), key=lambda pair: int(words[pair[0]]))

@@ -38,7 +38,7 @@ class Scale:
     stage_two_clip_steps: int = 1400
     image_batch: int = 64
     clip_batch: int = 16
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     ema_decay: float = 0.995
     encode_batch: int = 64
     workers: int = 1  # processes that render and encode
