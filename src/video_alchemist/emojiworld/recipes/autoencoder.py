@@ -74,7 +74,7 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     if (out / "config.json").exists():
         return out
     torch.manual_seed(0)
-    model = build(scale).to(device)
+    model = build(scale).to(device)  # type: ignore[arg-type]  # diffusers' decorator hides the types
     image_batch, clip_batch = scale.autoencoder_batch
 
     def loss(step: int) -> Tensor:
