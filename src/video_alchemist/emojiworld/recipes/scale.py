@@ -34,8 +34,8 @@ class Scale:
     clip_scenes: int = 4096
     stage_one_steps: int = 1000
     stage_two_new_steps: int = 250
-    stage_two_image_steps: int = 1500
-    stage_two_clip_steps: int = 1400
+    stage_two_image_steps: int = 1950
+    stage_two_clip_steps: int = 1300
     image_batch: int = 64
     clip_batch: int = 16
     learning_rate: float = 1e-3
@@ -43,8 +43,8 @@ class Scale:
     encode_batch: int = 64
     workers: int = 1  # processes that render and encode
     num_steps: int = 32
-    text_scale: float = 3.0
-    image_scale: float = 2.0
+    text_scale: float = 2.0
+    image_scale: float = 3.0
     sampling_shift: float = 1.0
 
 
