@@ -11,7 +11,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast, T5Config, T5EncoderModel, ViTConfig, ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.recipes import judges as judging
@@ -132,7 +140,10 @@ def test_locate_tells_left_from_right(judges: Judges) -> None:
     judges.appearance.embeddings.position_embeddings.data.zero_()
     frame = torch.cat([rgb[1, ..., :32], rgb[0, ..., 32:]], dim=-1)
     videos = torch.stack([frame, torch.cat([rgb[0, ..., :32], rgb[1, ..., 32:]], dim=-1)])[:, :, None]
-    assert locate(judges, videos.expand(-1, -1, 5, -1, -1), pictures.expand(2, -1, -1, -1, -1)).tolist() == [[1, 0], [0, 1]]
+    assert locate(judges, videos.expand(-1, -1, 5, -1, -1), pictures.expand(2, -1, -1, -1, -1)).tolist() == [
+        [1, 0],
+        [0, 1],
+    ]
     assert torch.equal(halves(videos)[:, 0], videos[..., :32])
 
 
@@ -160,7 +171,9 @@ def test_the_same_scenes_are_asked_with_and_without_pictures(judges: Judges) -> 
 def test_text_asks_for_every_action(judges: Judges) -> None:
     """Guards against an accuracy that rests on a few easy actions."""
     study = text(judges, TINY, len(SOLO_ACTIONS))
-    assert [action in sample.prompt for action, sample in zip(SOLO_ACTIONS, study.samples, strict=True)].count(False) == 0
+    assert [action in sample.prompt for action, sample in zip(SOLO_ACTIONS, study.samples, strict=True)].count(
+        False
+    ) == 0
 
 
 def test_judges_learn_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +198,9 @@ def tiny_pipeline() -> AlchemistPipeline:
     )
     pipeline = AlchemistPipeline(
         transformer,
-        AutoencoderKLCogVideoX(latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2),
+        AutoencoderKLCogVideoX(
+            latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2
+        ),
         T5EncoderModel(T5Config(vocab_size=3, d_model=8, d_kv=4, num_heads=1, num_layers=1, d_ff=8)),
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>"),
         Dinov2Model(image),
