@@ -61,7 +61,7 @@ def test_match_finds_a_picture_wherever_it_is_and_reads_its_subject_alone() -> N
     """Guards against scores that depend on place, or on a picture's empty patches."""
     axes = torch.eye(4)
     frames = torch.stack([axes[[0, 1]], axes[[1, 0]], axes[[2, 2]]])  # (3, P=2, d)
-    pictures = axes[[[0, 3], [2, 1]]]  # (2, L=2, d)
+    pictures = axes[torch.tensor([[0, 3], [2, 1]])]  # (2, L=2, d)
     weights = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     assert match(frames, pictures, weights).tolist() == [[1.0, 0.5], [1.0, 0.5], [0.0, 0.5]]
 
@@ -179,7 +179,7 @@ def test_text_asks_for_every_action(judges: Judges) -> None:
 def test_judges_learn_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a recipe that stops before it saved, or saves what cannot be loaded."""
     monkeypatch.setitem(judging.STEPS, "small", {"appearance": 1, "motion": 2})
-    monkeypatch.setattr(judging, "BATCHES", {"cpu": 3})
+    monkeypatch.setattr(judging, "BATCHES", {"cpu": 8})
     judging.train(TINY, tmp_path, "cpu", None)
     loaded = Judges.load(tmp_path)
     video = make_batch(sample_scenes(0, 0, 2), clip_times(5), (64, 64)).video

@@ -229,7 +229,7 @@ def motion_batch(step: int, batch: int, scale: Scale, device: str, seed: int = 1
             if actor.action in SOLO_ACTIONS and all(other.partner is None for other in scene.actors):
                 kept.append(2 * i + side)
                 labels.append(SOLO_ACTIONS.index(actor.action))
-    return halves(video).flatten(0, 1)[kept], torch.tensor(labels, device=device)
+    return halves(video).flatten(0, 1)[kept], torch.tensor(labels, dtype=torch.long, device=device)
 
 
 def train_motion(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
