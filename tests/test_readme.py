@@ -1,6 +1,9 @@
-"""The README and the docs promise only what is there: commands, flags, make targets, links, paths, imports."""
+"""The README and the docs promise only what is there: commands, flags, keys, links, paths, imports, symbols."""
+
+from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,8 +12,11 @@ import pytest
 import typer
 
 from video_alchemist.cli import app
+from video_alchemist.emojiworld.recipes.command import PRESETS, parse_time
+from video_alchemist.sampling.request import read_manifest
 
 ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "video_alchemist"
 PAGES = [ROOT / "README.md", ROOT / "PAPER.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 
@@ -23,71 +29,101 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Shell commands of all pages, split into words; continued lines joined, comments dropped."""
-    lines = []
-    for name, block in blocks("sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                lines.append((name, words))
-    return lines
+    """Shell commands of all pages, fenced or in a sentence, as words; continued lines joined, comments dropped."""
+    lines = [(name, line) for name, block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    for name, text in TEXT.items():
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        lines += [(name, " ".join(span.split())) for span in re.findall(r"`((?:make|alchemist) [a-z][^`|]*)`", prose)]
+    return [(name, words) for name, line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else value[0])
-def test_commands_exist(page, words):
-    """A flag that was renamed leaves a reader with an error on the first try."""
-    program = Path(words[0]).name
+def label(value: object) -> str:
+    return value if isinstance(value, str) else " ".join(value[:3])  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("page", "words"), commands(), ids=label)
+def test_commands_exist(page: str, words: list[str]) -> None:
+    """A verb or flag that was renamed leaves a reader with an error on the first try."""
+    program, rest = Path(words[0]).name, words[1:]
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-        assert words[1] in targets
+        assert rest[0] in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif program == "alchemist":
         command = typer.main.get_command(app)
-        rest = words[1:]
-        while hasattr(command, "commands"):
+        while hasattr(command, "commands") and rest:
             command = command.commands[rest.pop(0)]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("-")} <= known
+        if rest:
+            context = command.make_context(command.name, list(rest))  # reads the options, runs nothing
+            if command.name == "train":
+                assert context.params["preset"] in PRESETS and parse_time(context.params["time_limit"] or "1m")
         for word in rest:
             path = word.partition("=")[2] or word
-            if path.startswith("docs/"):
-                assert (ROOT / path).exists()
+            assert not path.startswith("docs/") or (ROOT / path).exists(), f"{page}: {path}"
+    elif rest[0] == "-c":
+        compile(rest[1], page, "exec")
     else:
-        assert program == "python" and words[1] == "-m" and words[2].startswith("video_alchemist")
-        module = ROOT / "src" / words[2].replace(".", "/")
+        assert program == "python" and rest[0] == "-m" and rest[1].startswith("video_alchemist"), f"{page}: {words}"
+        module = ROOT / "src" / rest[1].replace(".", "/")
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
 
 
-def test_links_lead_somewhere():
+@pytest.mark.parametrize("assignment", re.findall(r"--set (\S+=[^\s`]+)", "\n".join(TEXT.values())))
+def test_settings_exist(assignment: str) -> None:
+    """Guards against keys that the configuration no longer has."""
+    from video_alchemist.emojiworld.recipes.scale import SMALL
+    from video_alchemist.emojiworld.recipes.transformer import train_config
+    from video_alchemist.training.config import override
+
+    assert override(train_config(SMALL), assignment) != train_config(SMALL)
+
+
+def test_manifests_are_read(tmp_path: Path) -> None:
+    """Guards against manifests in the docs that `--batch` refuses."""
+    examples = blocks("jsonl")
+    assert examples
+    for _, block in examples:
+        (tmp_path / "requests.jsonl").write_text(block, encoding="utf-8")
+        assert len(read_manifest(tmp_path / "requests.jsonl")) == len(block.splitlines())
+
+
+def test_links_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", TEXT[page.name]):
+        for target in re.findall(r"\]\(([^)#]+)", TEXT[page.name]):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
-def test_tree_names_what_is_there():
-    """The annotated tree is the map; a room that it lacks is never found."""
-    tree = TEXT["README.md"].partition("\nsrc/video_alchemist/\n")[2].partition("```")[0]
-    named = set(re.findall(r"^  ([\w.]+)/?\s", tree, flags=re.MULTILINE))
-    source = ROOT / "src" / "video_alchemist"
-    rooms = {path.name for path in source.iterdir() if not path.name.startswith(("_", "."))}
-    assert named == rooms
+def test_tree_names_what_is_there() -> None:
+    """The annotated tree is the map: what it names exists, and every room is on it."""
+    tree = next(block for _, block in blocks("text") if block.startswith("src/video_alchemist/"))
+    lines = [line.split()[0] for line in tree.splitlines()]
+    inside = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ")}
+    assert inside == {path.name for path in SOURCE.iterdir() if not path.name.startswith(("_", "."))}
+    outside = [name for name in lines if name.rstrip("/") not in inside]
+    assert all((ROOT / name).exists() for name in outside), outside
+    tour = re.findall(r"^\d\. `([\w/]+\.py)`", TEXT["README.md"], flags=re.MULTILINE)
+    assert len(tour) == 6 and all((SOURCE / name).exists() for name in tour)
 
 
-def test_python_example_compiles_and_imports():
-    import video_alchemist
+@pytest.mark.parametrize(("page", "block"), blocks("python"))
+def test_python_examples_compile_and_import(page: str, block: str) -> None:
+    for node in ast.walk(ast.parse(block, page)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names), node.module
+        if isinstance(node, ast.Constant) and str(node.value).startswith("docs/"):
+            assert (ROOT / str(node.value)).exists(), node.value
 
-    for _, block in blocks("python"):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and node.module == "video_alchemist":
-                assert all(hasattr(video_alchemist, alias.name) for alias in node.names)
 
-
-def test_paper_map_names_files_and_tests_that_exist():
-    """PAPER.md is worth nothing once it points at what was renamed."""
-    source = ROOT / "src" / "video_alchemist"
-    for path in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)", TEXT["PAPER.md"]):
-        candidates = [source / path, ROOT / "tests" / path, *ROOT.glob(f"tests/**/{path}")]
-        assert any(candidate.exists() for candidate in candidates), path
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    for name in re.findall(r"`(?:[\w/]+\.py:)?(test_\w+)`", TEXT["PAPER.md"]):
-        assert f"def {name}" in tests, name
+def test_paper_map_names_symbols_and_tests_that_exist() -> None:
+    """PAPER.md is worth nothing once it points at what was renamed or moved."""
+    addresses = re.findall(r"`([\w/]+\.py)(?::([\w.]+))?`", TEXT["PAPER.md"])
+    assert len(addresses) > 100
+    for path, symbol in addresses:
+        is_test = path.rpartition("/")[2].startswith("test_")
+        file = (ROOT / "tests" if is_test else SOURCE) / path
+        assert file.is_file(), path
+        if not symbol:
+            continue
+        name = symbol.rpartition(".")[2]
+        pattern = rf"^\s*(?:def|class) {name}\b|^{name}\b"
+        assert re.search(pattern, file.read_text(), flags=re.MULTILINE), f"{path}:{symbol}"
