@@ -159,3 +159,14 @@ def test_help_has_an_example(verb: tuple[str, ...], capsys: pytest.CaptureFixtur
     assert "Usage:" in text
     if verb not in ((), ("world",)):
         assert f"Example: alchemist {' '.join(verb)}" in text
+
+
+def test_batch_refuses_settings_it_would_ignore(tmp_path, capsys):
+    """A seed or size beside --batch was read and dropped: the user got other videos than were asked for."""
+    manifest = tmp_path / "requests.jsonl"
+    manifest.write_text('{"prompt": "A dog", "output": "a.mp4"}\n')
+    for option in (["--seed", "3"], ["--size", "64x64"], ["--num-steps", "4"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["generate", "--batch", str(manifest), "-o", str(tmp_path), *option])
+        assert stopped.value.code == 2
+        assert "expected none beside it" in capsys.readouterr().err

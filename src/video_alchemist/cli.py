@@ -85,6 +85,9 @@ def generate(
     if batch is not None:
         if prompt is not None or ref or face or background or mask or sheet is not None:
             raise ValueError("--batch reads prompts and references from its file; expected none beside it, nor --sheet")
+        settings_given = any(one is not None for one in (num_frames, size, num_steps, text_scale, image_scale))
+        if settings_given or seed != 0 or equation != 2:
+            raise ValueError("--batch reads settings from its file and the model; expected none beside it")
         requests = read_manifest(batch, output)
     else:
         if prompt is None or output is None:

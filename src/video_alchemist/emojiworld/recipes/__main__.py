@@ -29,6 +29,10 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=200, help="evaluate: prompts a score")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    marker = args.work / "scale"
+    if marker.exists() and marker.read_text() != args.scale:
+        parser.error(f"{args.work} holds networks of scale {marker.read_text()}, not {args.scale}; expected another --work")
+    marker.write_text(args.scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in RECIPES if args.recipe == "all" else (args.recipe,):
         run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples)
