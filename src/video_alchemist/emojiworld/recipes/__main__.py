@@ -31,7 +31,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     marker = args.work / "scale"
     if marker.exists() and marker.read_text() != args.scale:
-        parser.error(f"{args.work} holds networks of scale {marker.read_text()}, not {args.scale}; expected another --work")
+        parser.error(f"{args.work} holds scale {marker.read_text()}, not {args.scale}; expected another --work")
     marker.write_text(args.scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in RECIPES if args.recipe == "all" else (args.recipe,):
