@@ -42,6 +42,19 @@ def test_same_at_every_resolution():
     torch.testing.assert_close(2 * small, large, atol=4, rtol=0)
 
 
+def test_shadow_stays_on_the_ground():
+    """A shadow that rose with its actor would say it does not jump; one in the truth would be part of the actor."""
+    scene = still("rises", y=0.3, scale=0.3)
+    rendered = render([scene], load_assets(), TIMES, (64, 64))
+    bare = rendered.background[0].float().mean(dim=0)
+    darker = bare - rendered.video[0].float().mean(dim=1)  # (F, H, W)
+    foot = round((0.3 + 0.3 + 1) / 2 * 64)
+    assert darker[4, foot - 6 : foot + 4].max() > 20  # although the actor has left upwards
+    assert not rendered.masks[0, 0, 4, foot - 6 :].any()
+    high, low = (darker[frame, foot - 6 : foot + 6].clamp(min=0).sum() for frame in (4, 2))
+    assert high < low  # smaller, the higher the actor is
+
+
 def test_flow_carries_the_actor():
     """Flow of a running actor equals the shift of its box; a resting camera leaves the place at rest."""
     rendered = render([still("runs", direction=1)], load_assets(), torch.tensor([0.45, 0.55]), (64, 64))

@@ -52,7 +52,7 @@ def _act(p: Pose, actor: Actor, scene: Scene, u: np.ndarray) -> None:
             p.width *= 1.25 - 0.75 * u
             p.height *= 1.25 - 0.75 * u
         case "shakes":
-            p.x += 0.11 * np.sin(2 * np.pi * (4 * actor.speed * u + actor.phase))
+            p.x += 0.13 * np.sin(2 * np.pi * (3 * actor.speed * u + actor.phase))
         case "runs":
             p.x += side * 1.1 * (u - 0.5)
             p.y -= 0.07 * np.abs(np.sin(6 * np.pi * u))
@@ -92,6 +92,19 @@ def affine(scene: Scene, index: int, u: np.ndarray, aspect: float) -> np.ndarray
     c, d = sin * width, (sin * p.shear + cos) * height
     maps = np.stack([a / aspect, b / aspect, p.x + pan_x, c, d, p.y + pan_y], axis=-1) * zoom[:, None]
     return maps.reshape(-1, 2, 3)
+
+
+def shadow(scene: Scene, index: int, u: np.ndarray, aspect: float) -> np.ndarray:
+    """The actor's shadow on the ground under it: (F, 4) centre x, y and half axes in frame halves, camera included.
+
+    It stays on the ground while the actor rises from it, and gets smaller.
+    """
+    actor, p = scene.actors[index], pose(scene, index, u)
+    pan_x, pan_y, zoom = camera(scene, u)
+    lift = np.clip(actor.y - p.y, 0, 1)
+    width = 0.75 * actor.scale * (1 - 0.5 * lift) * np.maximum(np.abs(p.width), 0.3)
+    ground = (actor.y + 0.93 * actor.scale) * np.ones_like(u)
+    return np.stack([p.x + pan_x, ground + pan_y, width / aspect, 0.22 * width], axis=-1) * zoom[:, None]
 
 
 def camera(scene: Scene, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from video_alchemist.emojiworld.assets import HUES, Assets, recolour, tint
 from video_alchemist.emojiworld.backgrounds import OVERSCAN, backgrounds
-from video_alchemist.emojiworld.motion import affine, camera
+from video_alchemist.emojiworld.motion import affine, camera, shadow
 from video_alchemist.emojiworld.scenes import MAX_ACTORS, Scene
 from video_alchemist.emojiworld.undesirable import overlay, overlay_truth
 
@@ -28,6 +28,10 @@ LIGHT = {  # (places, actors): actors stay readable at night
     "sunset": ((1.05, 0.78, 0.62), (1.03, 0.88, 0.78)),
 }
 DARK_ALREADY = ("night sky", "moon")
+LAMPLIT = ((0.72, 0.66, 0.62), (0.88, 0.84, 0.80))  # a room at night
+AIRBORNE = ("night sky", "sea")  # no ground to cast a shadow on
+ROOMS = ("kitchen", "bedroom")
+SHADOW = 0.35  # of the light is gone in a shadow's middle
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def _render_chunk(
     clean = _sample(place, middle, size, "border")[:, :, 0]
     sprites = _sprites(scenes, assets, device, height)  # (B, A, 4, s, s) premultiplied
     sprites[:, :, :3] *= actor_light[:, None]
+    frame *= _shade(scenes, moments, size, device)[:, None]
     bends = torch.tensor([[_attribute(s, i, "bend") for i in range(MAX_ACTORS)] for s in scenes], device=device)
 
     alphas = frame.new_zeros(num_clips, MAX_ACTORS, num_frames, height, width) if truth else None
@@ -125,13 +130,35 @@ def _maps(scenes: Sequence[Scene], moments: np.ndarray, aspect: float) -> np.nda
     """Sprite -> frame of every actor, (B, A, F, 2, 3); the identity in empty slots."""
     maps = np.tile(np.eye(2, 3), (len(scenes), MAX_ACTORS, moments.shape[1], 1, 1))
     for b, scene in enumerate(scenes):
-        # Nothing moves by itself in a still picture or on a desk.
-        u = np.full_like(moments[b], 0.5) if scene.undesirable in ("still_foreground", "slight_motion") else moments[b]
+        u = _own_moments(scene, moments[b])
         for a in range(len(scene.actors)):
             maps[b, a] = affine(scene, a, u, aspect)
             if u is not moments[b]:
                 maps[b, a] = _refilm(maps[b, a], scene, moments[b])
     return maps
+
+
+def _shade(scenes: Sequence[Scene], moments: np.ndarray, size: tuple[int, int], device: Device) -> Tensor:
+    """The light that the actors' shadows leave on the ground, (B, F, H, W) in [1 - SHADOW, 1]."""
+    height, width = size
+    ellipses = np.zeros((len(scenes), max(len(scene.actors) for scene in scenes), moments.shape[1], 4))
+    ellipses[..., :2], ellipses[..., 2:] = -9.0, 1e-3  # outside the frame
+    for b, scene in enumerate(scenes):
+        for a, actor in enumerate(scene.actors):
+            if scene.background.name not in AIRBORNE and actor.action != "hides behind":
+                ellipses[b, a] = shadow(scene, a, _own_moments(scene, moments[b]), width / height)
+    x, y, across, down = torch.from_numpy(ellipses).float().to(device)[..., None].unbind(dim=-2)  # (B, A, F, 1)
+    columns, rows = _pixels(size, device)
+    # A soft ellipse is a product of a row's and a column's profile.
+    profile_x = torch.exp(-(((columns - x) / across) ** 2))[..., None, :]  # (B, A, F, 1, W)
+    profile_y = torch.exp(-(((rows[:, 0] - y) / down) ** 2))[..., None]  # (B, A, F, H, 1)
+    return 1 - SHADOW * (profile_y * profile_x).amax(dim=1)
+
+
+def _own_moments(scene: Scene, moments: np.ndarray) -> np.ndarray:
+    """The times at which actors are drawn: nothing moves by itself in a still picture or on a desk."""
+    still = scene.undesirable in ("still_foreground", "slight_motion")
+    return np.full_like(moments, 0.5) if still else moments
 
 
 def _refilm(maps: np.ndarray, scene: Scene, moments: np.ndarray) -> np.ndarray:
@@ -234,7 +261,8 @@ def _lights(scenes: Sequence[Scene], device: Device) -> tuple[Tensor, Tensor]:
     """Factors of place and actors, (B, 3, 1, 1) each."""
     place, actor = [], []
     for scene in scenes:
-        of_place, of_actor = LIGHT[scene.light]
+        lamplit = scene.light == "night" and scene.background.name in ROOMS
+        of_place, of_actor = LAMPLIT if lamplit else LIGHT[scene.light]
         place.append((1.0, 1.0, 1.0) if scene.background.name in DARK_ALREADY else of_place)
         actor.append(of_actor)
     shape = (-1, 3, 1, 1)

@@ -92,7 +92,11 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
             times = start + clip_times(scale.num_frames)[:NUM_TRAIN_FRAMES]
             video = random_crop(make_batch(scenes, times, scale.size, device=device).video, scale.crop, generator)
             decoded, kl = reconstruct(model, video, generator)
-        return F.l1_loss(decoded, video) + 2 * F.mse_loss(decoded, video) + KL_WEIGHT * kl
+        value = F.l1_loss(decoded, video) + 2 * F.mse_loss(decoded, video) + KL_WEIGHT * kl
+        if video.shape[2] > 1:
+            # Most pixels stand still: without this term what moves is smeared over the four frames of a latent.
+            value = value + F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
+        return value
 
     steps = scale.autoencoder_image_steps + scale.autoencoder_clip_steps
     done = fit("autoencoder", model, loss, steps, 1.5e-3, work, time_limit, sheet=lambda: sheet(model, scale, device))

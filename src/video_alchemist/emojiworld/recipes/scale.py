@@ -27,7 +27,7 @@ class Scale:
     autoencoder_batch: tuple[int, int] = (16, 4)  # pictures, clips
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
     autoencoder_image_steps: int = 3200
-    autoencoder_clip_steps: int = 1000
+    autoencoder_clip_steps: int = 6000
     text_steps: int = 500
     image_steps: int = 450
     image_scenes: int = 10_240  # encoded once, trained on in random order with other references every time
