@@ -13,7 +13,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 ROOMS = (
-    "records flow video pretrained curation dataset model training sampling benchmark emojiworld presets cli studio"
+    "records flow video pretrained dataset curation model training sampling benchmark emojiworld presets cli studio"
 ).split()
 FORBIDDEN = {
     ("dataset", "curation"),
