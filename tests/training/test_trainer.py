@@ -54,6 +54,13 @@ def test_resuming_is_bit_exact(tmp_path: Path, transformer, source, pause: int) 
     assert (rows[-1]["step"], rows[-1]["seen"]) == (20, 80)
 
 
+def test_workers_change_nothing(tmp_path: Path, transformer, source) -> None:
+    """Guards against batches out of order or drawn differently when processes make them."""
+    alone = train(transformer(), source(), config(), tmp_path / "alone", max_steps=8)
+    helped = train(transformer(), source(), config(data_workers=2), tmp_path / "helped", max_steps=8)
+    assert_equal(alone.transformer, helped.transformer)
+
+
 def test_crash_after_the_checkpoint_is_made_good(tmp_path: Path, transformer, source) -> None:
     """Guards against rows counted twice, and a leftover of the write that a kill interrupted being believed."""
     settings = config(checkpoint=CheckpointConfig(every=4, keep=9))

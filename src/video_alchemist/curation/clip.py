@@ -92,7 +92,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a clip left. code: one of `curation.codes`; transient ones (a disk that was full) are tried again next run."""
+    """Why a clip left. code: one of `curation.codes`; transient ones (a full disk) are tried again by the next run."""
 
     clip: Clip
     code: str

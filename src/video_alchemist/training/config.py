@@ -49,10 +49,13 @@ class TrainConfig:
     shift: float = 1.0  # time shift (App. B.3), see flow.resolution_shift
     log_every: int = 50  # steps between progress lines; metrics.jsonl has every step
     sample_every: int = 0  # steps; 0 = never
+    data_workers: int = 0  # processes that make batches ahead of the training step; 0 = a thread
     compile: bool = False  # torch.compile of the repeated block
 
     def __post_init__(self) -> None:
         _at_least_one(self, "accumulation", "log_every")
+        if self.data_workers < 0:
+            raise ValueError(f"data_workers is {self.data_workers}; expected 0 or more")
         for name in ("ema_decay", "dropout", "text_drop", "image_drop", "self_conditioning_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")

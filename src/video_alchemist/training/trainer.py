@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from video_alchemist.dataset.batch import Batch, BatchSource
 from video_alchemist.model.transformer import AlchemistTransformer, add_personalization
@@ -102,6 +103,7 @@ def train(
                     source(stage) if callable(source) else source,
                     range(step * config.accumulation, min(first + stage.steps, end) * config.accumulation),
                     device,
+                    config.data_workers,
                 )
                 current = stage
 
@@ -251,12 +253,28 @@ def update_ema(ema: nn.Module, model: nn.Module, num_updates: int, max_decay: fl
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
 
-def prefetched(source: BatchSource, indices: Iterable[int], device: torch.device, ahead: int = 2) -> Iterator[Batch]:
-    """The source's batches on the device, made and moved by a thread while earlier ones are trained on."""
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+class Steps(Dataset[Batch]):
+    """A source as DataLoader's map-style dataset."""
 
-    def fetch(index: int) -> Batch:
-        batch = source.batch(index)
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.source.batch(index)
+
+
+def prefetched(
+    source: BatchSource, indices: Iterable[int], device: torch.device, workers: int = 0, ahead: int = 2
+) -> Iterator[Batch]:
+    """The source's batches on the device, in order, made by `workers` processes and moved by a thread while earlier
+    ones are trained on; without workers the thread makes them too."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    indices = list(indices)
+    loader = DataLoader(Steps(source), sampler=indices, batch_size=None, num_workers=workers)
+    made = iter(loader)
+
+    def fetch() -> Batch:
+        batch = next(made)
         if stream is None:
             return batch.to(device, torch.float32)
         with torch.cuda.stream(stream):  # beside the training step's own stream
@@ -269,8 +287,8 @@ def prefetched(source: BatchSource, indices: Iterable[int], device: torch.device
 
     pool, waiting = ThreadPoolExecutor(max_workers=1), deque[Future[Batch]]()
     try:
-        for index in indices:
-            waiting.append(pool.submit(fetch, index))
+        for _ in indices:
+            waiting.append(pool.submit(fetch))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

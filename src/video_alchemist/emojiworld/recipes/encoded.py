@@ -38,6 +38,7 @@ from video_alchemist.records import MAX_IMAGES
 WORD_LENGTH = 4
 SHARD = 2048
 BACKGROUND = -1
+PICTURE_SEED, CLIP_SEED = 20, 21
 PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos work without a mask
 
 
@@ -163,7 +164,7 @@ def encode_shard(
     first, end = number * SHARD, min((number + 1) * SHARD, count)
     parts = []
     for start in range(first, end, step):
-        scenes = sample_scenes(20 + clips, start, min(step, end - start))
+        scenes = sample_scenes(CLIP_SEED if clips else PICTURE_SEED, start, min(step, end - start))
         times = clip_times(scale.num_frames) if clips else random_times(22, start, len(scenes))
         batch = make_batch(scenes, times, scale.size, scale.reference_size, device)
         parts.append(encode(batch, encoders, augmentation, seed=start))
@@ -203,7 +204,7 @@ class EncodedWorld:
         rows = torch.from_numpy(rng.choice(len(data["z0"]), size=self.batch_size, replace=False))
         text_mask = data["text_mask"][rows]
         length = int(text_mask.sum(dim=1).max())
-        z0, text_tokens = data["z0"][rows].float(), data["text_tokens"][rows, :length].float()
+        z0, text_tokens = data["z0"][rows], data["text_tokens"][rows, :length]
         if not self.references:
             return Batch(z0, text_tokens, text_mask[:, :length])
         # Most clips have few pictures; a bound that differs by batch saves padding all of them to six.
@@ -217,13 +218,12 @@ class EncodedWorld:
             for k, (entity, slot) in enumerate(pictures):
                 slots[i, k], image_mask[i, k] = slot, True
                 word_index[i, k] = data["word_index"][rows[i], entity].long()
-        image_tokens = data["image_tokens"][slots].float()
-        return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask)
+        return Batch(z0, text_tokens, text_mask[:, :length], data["image_tokens"][slots], word_index, image_mask)
 
     def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:
         """App. A.3 on one clip: (entity, picture) pairs in the order of their words in the caption."""
-        slots, words = self.tensors["slots"][row], self.tensors["word_index"][row, :, 0]
-        candidates = {str(actor): slots[actor][slots[actor] >= 0].tolist() for actor in range(len(slots) - 1)}
-        ground = int(slots[BACKGROUND, 0])
+        slots, words = self.tensors["slots"][row].tolist(), self.tensors["word_index"][row, :, 0].tolist()
+        candidates = {str(actor): [slot for slot in slots[actor] if slot >= 0] for actor in range(len(slots) - 1)}
+        ground = slots[BACKGROUND][0]
         pairs = select(candidates, (str(len(slots) - 1), ground) if ground >= 0 else None, rng, max_images=max_images)
-        return sorted(((int(name), slot) for name, slot in pairs), key=lambda pair: int(words[pair[0]]))
+        return sorted(((int(name), slot) for name, slot in pairs), key=lambda pair: words[pair[0]])

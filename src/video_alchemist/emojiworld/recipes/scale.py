@@ -31,7 +31,8 @@ class Scale:
     text_steps: int = 500
     image_steps: int = 450
     image_scenes: int = 10_240  # encoded once, trained on in random order with other references every time
-    clip_scenes: int = 4096
+    clip_scenes: int = 8192
+    decoded_clips: int = 2048  # of them, for the motion judge
     stage_one_steps: int = 1000
     stage_two_new_steps: int = 250
     stage_two_image_steps: int = 1950
@@ -70,6 +71,7 @@ BASE = Scale(
     image_steps=4000,
     image_scenes=65_536,
     clip_scenes=32_768,
+    decoded_clips=16_384,
     stage_one_steps=3000,
     stage_two_new_steps=1000,
     stage_two_image_steps=15_000,

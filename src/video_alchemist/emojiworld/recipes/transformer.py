@@ -34,6 +34,7 @@ def train_config(scale: Scale) -> TrainConfig:
         optimizer=OptimizerConfig(learning_rate=scale.learning_rate),
         checkpoint=CheckpointConfig(every=500, keep=2),
         ema_decay=scale.ema_decay,
+        data_workers=scale.workers if scale.workers > 1 else 0,
         dropout=0.0,  # a small model on endless data underfits; nothing to regularise
     )
 
