@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import load_file
 
 from video_alchemist import AlchemistPipeline
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.files import example, numbered_scene
-from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, text_encoder, transformer
+from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, judges, text_encoder, transformer
 from video_alchemist.emojiworld.recipes.command import parse_time, train_preset
-from video_alchemist.emojiworld.recipes.encoded import EncodedWorld
+from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
 from video_alchemist.emojiworld.recipes.scale import SMALL
-from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, sample_scenes
+from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, render_references, sample_scenes
 
 TINY = replace(
     SMALL,
@@ -52,6 +53,31 @@ def work(tmp_path_factory):
     image_encoder.train(TINY, work, "cpu", None)
     transformer.train(TINY, work, "cpu", None)
     return work
+
+
+def test_decoded_clips_keep_their_actions(work):
+    """A judge taught with one clip's motion and another's action learns nothing: scenes and latents share numbers."""
+    decoded = load_file(judges.precompute_decoded(TINY, work, "cpu"))["video"]
+    scenes = sample_scenes(CLIP_SEED, 0, len(decoded))
+    assert decoded.shape == (TINY.clip_scenes, 3, TINY.num_frames, judges.MOTION_SIZE, judges.MOTION_SIZE)
+    z0 = EncodedWorld(work / "encoded" / "clips", 1, 0, references=False).tensors["z0"]
+    again = make_batch(scenes, clip_times(TINY.num_frames), TINY.size).video
+    torch.testing.assert_close(Encoders(TINY, work, "cpu").autoencoder.encode(again), z0.float(), atol=0.02, rtol=0.02)
+    few = next(step for step in range(2) if any(len(scene.actors) == 1 + step for scene in scenes))
+    video, actions = judges.decoded_batch(few, 3, decoded, scenes)
+    assert len(video) == len(actions) and video.abs().max() <= 1
+
+
+def test_some_pictures_of_people_show_their_faces_alone():
+    """Without face crops in training, `--face` gives the model a picture of a kind it has never seen."""
+    known = load_assets().identities
+    scenes = [s for s in sample_scenes(5, 0, 30) if any(known[a.identity].face_box is not None for a in s.actors)]
+    whole, _, _ = render_references(scenes, load_assets(), (32, 32), 32, "cpu")
+    faces, valid, _ = render_references(scenes, load_assets(), (32, 32), 32, "cpu", face_share=1.0)
+    changed = (whole != faces).flatten(3).any(dim=3)
+    assert changed.any() and not (changed & ~valid).any()
+    assert (faces[changed][:, 3] == 1).float().mean() > 0.8  # what stands around a face belongs to its picture
+    assert whole[valid][:, 3].mean() < 0.9
 
 
 def test_recipes_make_a_bundle_that_generates(work, tmp_path):
