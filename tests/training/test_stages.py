@@ -31,6 +31,13 @@ def test_learning_rate_warms_up_in_its_stage_only() -> None:
     assert learning_rate_at(0, own, 1e-4) == 3e-4
 
 
+def test_learning_rate_decays_at_the_end_of_its_stage() -> None:
+    """Guards against a decay that ends at zero one step early, or reaches into the next stage."""
+    stages = (Stage("I", False, "all", steps=10, warmup=0, decay=4), Stage("II-all", True, "all", steps=5, warmup=0))
+    rates = [learning_rate_at(step, stages, 1.0) for step in range(15)]
+    assert rates == pytest.approx([1.0] * 7 + [0.75, 0.5, 0.25] + [1.0] * 5)
+
+
 def test_impossible_stage_is_refused() -> None:
     """Guards against a stage that would train nothing."""
     with pytest.raises(ValueError, match="expected personalization=True"):

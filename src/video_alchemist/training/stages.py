@@ -17,10 +17,14 @@ class Stage:
     steps: int
     warmup: int  # steps of linear warm-up of the learning rate
     learning_rate: float | None = None  # None = the optimiser's
+    decay: int = 0  # last steps of the stage, over which the learning rate falls linearly to 0; the paper has none
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.warmup < 0:
-            raise ValueError(f"stage {self.name}: steps {self.steps}, warmup {self.warmup}; expected none below 0")
+        if self.steps < 0 or self.warmup < 0 or self.decay < 0:
+            raise ValueError(
+                f"stage {self.name}: steps {self.steps}, warmup {self.warmup}, decay {self.decay}; "
+                "expected none below 0"
+            )
         if self.trainable not in ("all", "personalization"):
             raise ValueError(f"stage {self.name}: trainable is {self.trainable!r}; expected 'all' or 'personalization'")
         if self.trainable == "personalization" and not self.personalization:
@@ -52,7 +56,8 @@ def stage_at(step: int, stages: Sequence[Stage]) -> tuple[Stage, int]:
 
 
 def learning_rate_at(step: int, stages: Sequence[Stage], learning_rate: float) -> float:
-    """Constant after a linear warm-up in each stage (Table 6, App. B.2)."""
+    """Constant after a linear warm-up in each stage (Table 6, App. B.2), but for the decay of a stage that has one."""
     stage, first = stage_at(step, stages)
     rate = learning_rate if stage.learning_rate is None else stage.learning_rate
-    return rate * min(1.0, (step - first + 1) / max(1, stage.warmup))
+    left = first + stage.steps - step
+    return rate * min(1.0, (step - first + 1) / max(1, stage.warmup), left / max(1, stage.decay))

@@ -18,11 +18,12 @@ from video_alchemist.training.trainer import train as run_training
 
 def stages(scale: Scale) -> tuple[Stage, ...]:
     """Stage I and II of the paper; the second half of stage II goes from single frames to clips."""
+    clip_steps = scale.stage_two_clip_steps
     return (
         Stage("I", personalization=False, trainable="all", steps=scale.stage_one_steps, warmup=100),
         Stage("II-new", personalization=True, trainable="personalization", steps=scale.stage_two_new_steps, warmup=100),
         Stage("II-all", personalization=True, trainable="all", steps=scale.stage_two_image_steps, warmup=0),
-        Stage("II-clips", personalization=True, trainable="all", steps=scale.stage_two_clip_steps, warmup=100),
+        Stage("II-clips", personalization=True, trainable="all", steps=clip_steps, warmup=100, decay=clip_steps // 4),
     )
 
 
