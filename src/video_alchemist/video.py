@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -52,14 +52,14 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 16)
         out.mux(stream.encode())
 
 
-def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """All frames (F, H, W, 3) uint8 of a video, and its frames per second."""
+def read_video(path: str | Path | BinaryIO) -> tuple[np.ndarray, float]:
+    """All frames (F, H, W, 3) uint8 of a video, a path or an open file, and its frames per second."""
     import av
 
-    if not Path(path).is_file():
+    if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise FileNotFoundError(f"no such video: {str(path)!r}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path) if isinstance(path, Path) else path) as container:
             stream = container.streams.video[0]
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
             return frames, float(stream.average_rate or 0)
