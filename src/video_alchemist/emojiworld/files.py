@@ -7,16 +7,22 @@ FOLDER/00000017.json  caption, entity words, boxes, masks (COCO RLE), faces, act
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from video_alchemist.curation.entity_words import occurrence
+from video_alchemist.dataset.masks import encode_mask
+from video_alchemist.dataset.shards import write_backgrounds, write_manifest, write_shard
 from video_alchemist.emojiworld.assets import Assets, load_assets
 from video_alchemist.emojiworld.captions import BACKGROUND, caption
 from video_alchemist.emojiworld.render import Rendered, render
@@ -40,12 +46,7 @@ def write_world(
     undesirable_share: float = 0.0,
 ) -> Iterator[int]:
     """Renders clips of size (width, height) into a folder, yielding how many are done. Same seed, same clips."""
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
-    if num_clips < 1 or num_frames < 1:
-        raise ValueError(f"{num_clips} clips of {num_frames} frames; expected at least 1 of each")
-    if not 0 <= undesirable_share <= 1:
-        raise ValueError(f"undesirable share {undesirable_share}; expected 0 to 1")
+    _check(split, num_clips, num_frames, undesirable_share)
     assets = load_assets()
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num_clips, CHUNK):
@@ -60,6 +61,109 @@ def write_world(
             with replacing(folder / f"{name}.json") as path:
                 path.write_text(json.dumps(truth(scenes[i], rendered, i, assets, fps)) + "\n", encoding="utf-8")
             yield number + 1
+
+
+def write_world_shards(
+    folder: Path,
+    num_clips: int,
+    *,
+    seed: int = 0,
+    split: Split = "train",
+    size: tuple[int, int] = (64, 64),
+    num_frames: int = 17,
+    fps: float = 12.0,
+    shard_size: int = 256,
+) -> Iterator[int]:
+    """The same clips as training shards (dataset/shards.py), annotated by what is known instead of by detectors."""
+    _check(split, num_clips, num_frames, 0.0)
+    assets = load_assets()
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[int, int] = {}
+    for number, start in enumerate(range(0, num_clips, shard_size)):
+        records: list[dict[str, Any]] = []
+        files: dict[str, dict[str, bytes]] = {}
+        grounds: dict[str, bytes] = {}
+        for first in range(start, min(start + shard_size, num_clips), CHUNK):
+            numbers = range(first, min(first + CHUNK, start + shard_size, num_clips))
+            scenes = [numbered_scene(assets, seed, n, split) for n in numbers]
+            rendered = render(scenes, assets, torch.linspace(0, 1, num_frames), (size[1], size[0]))
+            stills = render(scenes, assets, torch.tensor(REFERENCE_FRAMES), (size[1], size[0]))
+            for i, n in enumerate(numbers):
+                record = shard_record(scenes[i], stills, i, assets, f"{seed}-{n:08d}", num_frames, fps)
+                name = record["id"]
+                records.append(record)
+                files[name] = {f"f{k}.jpg": _jpeg(frame) for k, frame in enumerate(stills.video[i])}
+                files[name]["mp4"] = _mp4(rendered.video[i].permute(0, 2, 3, 1).numpy(), fps)
+                if any(entity["kind"] == "background" for entity in record["entities"]):
+                    grounds[name] = _jpeg(stills.background[i])
+                yield n + 1
+        write_shard(folder, number, records, files)
+        write_backgrounds(folder, number, grounds)
+        counts[number] = len(records)
+    write_manifest(folder, counts, config={"world": "emoji", "seed": seed, "split": split})
+
+
+def shard_record(
+    scene: Scene, stills: Rendered, index: int, assets: Assets, clip_id: str, num_frames: int, fps: float
+) -> dict[str, Any]:
+    """What a shard's <id>.json says of a clip, by the truth of its three reference frames."""
+    text, entities, actors = caption(scene, assets)
+    references = []
+    for row, actor in enumerate(actors):
+        for frame in range(len(REFERENCE_FRAMES)) if actor != BACKGROUND else ():
+            mask, face = stills.masks[index, actor, frame], stills.faces[index, actor, frame]
+            if mask.float().mean() < 0.01:  # too little is seen to know it by
+                continue
+            references.append(
+                {
+                    "entity": row,
+                    "frame": frame,
+                    "box": stills.boxes[index, actor, frame].tolist(),
+                    "detection_score": 1.0,
+                    "mask_score": 1.0,
+                    "mask": encode_mask(mask.numpy()),
+                    "face": None if face.isnan().any() else face.tolist(),
+                    "face_score": 0.0 if face.isnan().any() else 1.0,
+                }
+            )
+    described = [
+        {"word": e.word, "kind": e.kind, "span": list(e.span), "occurrence": occurrence(text, e)} for e in entities
+    ]
+    return {
+        "id": clip_id,
+        "caption": text,
+        "entities": described,
+        "references": references,
+        "fps": fps,
+        "num_frames": num_frames,
+        "size": [stills.video.shape[-1], stills.video.shape[-2]],
+        "measures": {},
+        "perceptual_hash": "",
+        "provenance": {"source": clip_id, "path": "", "license": "Apache-2.0, MIT, CC-BY-4.0", "profile": "truth"},
+    }
+
+
+def _jpeg(picture: Tensor) -> bytes:
+    """(3, H, W) uint8 as JPEG."""
+    stream = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=95, subsampling=0)
+    return stream.getvalue()
+
+
+def _mp4(frames: np.ndarray, fps: float) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        write_video(path, frames, fps)
+        return path.read_bytes()
+
+
+def _check(split: str, num_clips: int, num_frames: int, undesirable_share: float) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+    if num_clips < 1 or num_frames < 1:
+        raise ValueError(f"{num_clips} clips of {num_frames} frames; expected at least 1 of each")
+    if not 0 <= undesirable_share <= 1:
+        raise ValueError(f"undesirable share {undesirable_share}; expected 0 to 1")
 
 
 def numbered_scene(assets: Assets, seed: int, number: int, split: Split, undesirable_share: float = 0.0) -> Scene:
@@ -81,7 +185,7 @@ def truth(scene: Scene, rendered: Rendered, index: int, assets: Assets, fps: flo
                 "concept": assets.identities[scene.actors[actor].identity].concept,
                 "boxes": _finite(rendered.boxes[index, actor]),
                 "faces": _finite(rendered.faces[index, actor]),
-                "masks": [run_lengths(mask) for mask in rendered.masks[index, actor]],
+                "masks": [encode_mask(mask.numpy()) for mask in rendered.masks[index, actor]],
             }
         described.append(item)
     return {
@@ -92,15 +196,6 @@ def truth(scene: Scene, rendered: Rendered, index: int, assets: Assets, fps: flo
         "seed": scene.seed,
         "fps": fps,
     }
-
-
-def run_lengths(mask: Tensor) -> dict[str, Any]:
-    """A mask (H, W) as COCO's uncompressed RLE: lengths of runs down the columns, of zeros first."""
-    flat = mask.T.flatten().numpy()
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    edges = np.concatenate([[0], changes, [flat.size]])
-    counts = np.diff(edges).tolist()
-    return {"size": list(mask.shape), "counts": counts if not flat[0] else [0, *counts]}
 
 
 def _finite(boxes: Tensor) -> list[list[float] | None]:
