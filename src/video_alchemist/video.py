@@ -59,7 +59,7 @@ def read_video(path: str | Path | BinaryIO) -> tuple[np.ndarray, float]:
     if isinstance(path, (str, Path)) and not Path(path).is_file():
         raise FileNotFoundError(f"no such video: {str(path)!r}")
     try:
-        with av.open(str(path) if isinstance(path, Path) else path) as container:
+        with av.open(str(path) if isinstance(path, Path) else path, "r") as container:
             stream = container.streams.video[0]
             frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
             return frames, float(stream.average_rate or 0)

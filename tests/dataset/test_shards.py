@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 import tarfile
 from pathlib import Path
 
 import duckdb
+import fsspec
 import numpy as np
+import pyarrow.dataset
 import pytest
 import webdataset
+from PIL import Image
 
 from video_alchemist.dataset.shards import (
     ShardDataset,
     read_manifest,
     take_down,
     write_backgrounds,
+    write_column,
     write_manifest,
     write_shard,
     write_tar,
@@ -108,6 +114,25 @@ def test_duckdb_queries_the_index(made):
     assert dict(found) == expected
 
 
+def test_pyarrow_queries_the_index(made):
+    """Guards against columns that only our reader understands: a member is found by the index alone."""
+    table = pyarrow.dataset.dataset(sorted(map(str, made.glob("index-*.parquet")))).to_table()
+    assert table["duration"].to_pylist() == [5 / 12] * NUM_CLIPS
+    row = table.slice(NUM_CLIPS - 1).to_pylist()[0]
+    offset, size = row["video"]
+    contents = (made / "video-00002.tar").read_bytes()[offset : offset + size]
+    assert contents == ShardDataset(made).member("video", NUM_CLIPS - 1) and contents[4:8] == b"ftyp"
+
+
+def test_duckdb_knows_tombstones(folder):
+    """Guards against queries that cannot tell what was taken down."""
+    gone = ShardDataset(folder).ids[2]
+    take_down(folder, [gone])
+    buried = f"""select unnest(from_json(content, '["varchar"]')) from read_text('{folder}/tombstones.json')"""
+    query = f"select id from read_parquet('{folder}/index-*.parquet') where source not in ({buried}) order by id"
+    assert [row[0] for row in duckdb.sql(query).fetchall()] == sorted(ShardDataset(folder).ids)
+
+
 @pytest.mark.parametrize("name", ["examples-00001.tar", "video-00000.tar", "index-00002.parquet"])
 def test_truncated_files_are_refused(folder, name):
     """A copy that broke off must not be found out in the middle of a training run."""
@@ -138,7 +163,13 @@ def test_other_formats_and_counts_are_refused(folder):
     with pytest.raises(ValueError, match="has 4 clips; the manifest says 5"):
         ShardDataset(folder)
     (folder / "dataset.json").write_text(json.dumps({**manifest, "format": 0}))
-    with pytest.raises(ValueError, match="is of format 0; this version reads 1"):
+    with pytest.raises(ValueError, match="is of format 0; this version reads 1: make the shards again"):
+        ShardDataset(folder)
+    (folder / "dataset.json").write_text(json.dumps({**manifest, "format": 2}))
+    with pytest.raises(ValueError, match="is of format 2; this version reads 1: update"):
+        ShardDataset(folder)
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match="dataset.json is damaged"):
         ShardDataset(folder)
     (folder / "dataset.json").unlink()
     with pytest.raises(ValueError, match="holds no dataset.json"):
@@ -207,8 +238,28 @@ def test_impossible_shards_are_refused(tmp_path):
         write(tmp_path, [record(f"{i}") for i in range(2001)])
 
 
-def test_a_kill_while_writing_leaves_no_file(tmp_path, monkeypatch):
-    """A tar under its final name is whole: a disk that fills up must leave nothing that looks like a shard."""
+def test_a_kill_while_writing_leaves_no_shard(tmp_path):
+    """Guards against a truncated tar under its final name; the next run writes over what a killed one left."""
+
+    class Deadly(dict):
+        def __getitem__(self, key):
+            if key == "c":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(key)
+
+    clips = {one: {"json": b"x" * 100_000} for one in "abcd"}
+    child = os.fork()
+    if child == 0:
+        write_tar(tmp_path / "examples-00000.tar", Deadly(clips))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".examples-00000.tar.tmp"]
+    write_tar(tmp_path / "examples-00000.tar", clips)
+    assert [path.name for path in tmp_path.iterdir()] == ["examples-00000.tar"]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
+    """A disk that fills up must leave nothing that looks like a shard."""
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -225,8 +276,6 @@ def test_backgrounds_can_come_later(tmp_path):
     write(tmp_path, [record("a", "beach", entities=[entity]), record("b", "beach", entities=[entity])])
     before = (tmp_path / "examples-00000.tar").read_bytes()
     picture = io.BytesIO()
-    from PIL import Image
-
     Image.fromarray(np.full((4, 4, 3), 200, np.uint8)).save(picture, "JPEG")
     assert ShardDataset(tmp_path).example(0, with_video=False).background is None
     write_backgrounds(tmp_path, 0, {"b": picture.getvalue()})
@@ -235,3 +284,47 @@ def test_backgrounds_can_come_later(tmp_path):
     assert dataset.example(0, with_video=False).background is None
     assert abs(int(dataset.example(1, with_video=False).background.image[0, 0, 0]) - 200) < 4
     assert (tmp_path / "examples-00000.tar").read_bytes() == before
+
+
+def test_latents_are_a_column_like_any_other(tmp_path):
+    """Guards against a re-encoding that rewrites annotations, and against clips without latents taking another's."""
+    write(tmp_path, [record("a"), record("b")])
+    write_column(tmp_path, 0, "latents", {"b": b"z0"})
+    write_manifest(tmp_path, {0: 2})
+    dataset = ShardDataset(tmp_path)
+    assert dataset.member("latents", 1) == b"z0"
+    with pytest.raises(ValueError, match="a has no latents"):
+        dataset.member("latents", 0)
+    with tarfile.open(tmp_path / "latents-00000.tar") as tar:
+        assert tar.getnames() == ["b.safetensors"]
+
+
+def test_look_alikes_are_grouped_across_shards(tmp_path):
+    """Guards against copies of a clip that only stand in different shards going unnoticed."""
+    hashes = {"a": "00000000000000ff", "b": "ffff000000000000", "c": "00000000000000fe", "d": ""}
+    for number, ids in enumerate(("ab", "cd")):
+        write_shard(tmp_path, number, [record(one, perceptual_hash=hashes[one]) for one in ids], files(*ids))
+    write_manifest(tmp_path, {0: 2, 1: 2})
+    assert ShardDataset(tmp_path).index["group"].to_pylist() == ["a", None, "a", None]
+
+
+def test_folders_at_urls_are_read(made):
+    """Guards against a reader that works on local paths alone: a bucket is opened as it stands."""
+    remote = fsspec.filesystem("memory")
+    remote.put(str(made) + "/", "/bucket/shards/", recursive=True)
+    dataset, local = ShardDataset("memory://bucket/shards"), ShardDataset(made)
+    dataset.verify()
+    assert dataset.ids == local.ids and dataset.record(7) == local.record(7)
+    assert np.array_equal(dataset[7].video, local[7].video)
+    with pytest.raises(ValueError, match="'memory://bucket/nothing' holds no dataset.json"):
+        ShardDataset("memory://bucket/nothing")
+
+
+def test_known_fingerprints_are_taken(tmp_path):
+    """Guards against terabytes that are read again only to write a manifest."""
+    write_shard(tmp_path, 0, [record("a")], files("a"))
+    write_manifest(tmp_path, {0: 1}, known={"video-00000.tar": (7, "seven")}, config={"x": 1})
+    manifest = read_manifest(tmp_path)
+    assert manifest["shards"][0]["files"]["video-00000.tar"] == {"bytes": 7, "sha256": "seven"}
+    assert set(manifest["shards"][0]["files"]) == {"examples-00000.tar", "index-00000.parquet", "video-00000.tar"}
+    assert len(manifest["config_hash"]) == 12

@@ -2,21 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
 
 from video_alchemist.emojiworld.assets import load_assets
-from video_alchemist.emojiworld.files import example, numbered_scene, run_lengths, write_world
+from video_alchemist.emojiworld.files import example, numbered_scene, write_world, write_world_shards
 from video_alchemist.video import read_video
-
-
-def test_run_lengths_decode_to_the_mask():
-    """COCO counts run down the columns; along the rows the mask comes out transposed."""
-    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)) > 0.5
-    coded = run_lengths(mask)
-    values = np.repeat(np.arange(len(coded["counts"])) % 2, coded["counts"])
-    assert torch.equal(torch.from_numpy(values.reshape(7, 5).T.astype(bool)), mask)
 
 
 def test_clips_captions_and_truth(tmp_path):
@@ -44,3 +34,15 @@ def test_example_has_cut_out_references():
     assert clip.video.shape == (3, 64, 64, 3)
     assert {picture.word for picture in clip.references} <= {entity.word for entity in clip.entities}
     assert all(picture.image.shape[2] == 4 and picture.image[..., 3].any() for picture in clip.references)
+
+
+def test_shards_of_another_world_are_not_overwritten(tmp_path):
+    """Guards against curated shards that a render into the same folder would destroy."""
+    made = {"size": (32, 32), "num_frames": 1}
+    assert list(write_world_shards(tmp_path, 1, **made)) == list(write_world_shards(tmp_path, 1, **made)) == [1]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="holds other shards"):
+        list(write_world_shards(tmp_path, 1, seed=1, **made))
+    with pytest.raises(ValueError, match="fps is 0"):
+        list(write_world_shards(tmp_path, 1, fps=0, **made))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -10,14 +10,18 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file
 
 from video_alchemist import AlchemistPipeline
+from video_alchemist.dataset.shards import ShardDataset, take_down
 from video_alchemist.emojiworld.assets import load_assets
-from video_alchemist.emojiworld.files import example, numbered_scene
+from video_alchemist.emojiworld.files import example, numbered_scene, write_world_shards
 from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, judges, text_encoder, transformer
 from video_alchemist.emojiworld.recipes.command import parse_time, train_preset
 from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
+from video_alchemist.emojiworld.recipes.from_shards import GROUND, batch_of, precompute_shards
+from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
 from video_alchemist.emojiworld.recipes.scale import SMALL
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, render_references, sample_scenes
+from video_alchemist.model.binding import find_word
 
 TINY = replace(
     SMALL,
@@ -78,6 +82,27 @@ def test_some_pictures_of_people_show_their_faces_alone():
     assert changed.any() and not (changed & ~valid).any()
     assert (faces[changed][:, 3] == 1).float().mean() > 0.8  # what stands around a face belongs to its picture
     assert whole[valid][:, 3].mean() < 0.9
+
+
+def test_shards_train_like_rendered_clips(work, tmp_path):
+    """`train --data`: latents, words and pictures of a shard are those of the clip, whatever its size and rate."""
+    list(write_world_shards(tmp_path / "shards", 6, seed=3, size=(48, 32), num_frames=9, shard_size=4))
+    dataset = ShardDataset(tmp_path / "shards")
+    batch = batch_of([dataset[i] for i in range(6)], TINY, True, "cpu")
+    assert batch.video.shape == (6, 3, TINY.num_frames, *TINY.size)
+    for i, (entities, rows) in enumerate(zip(batch.entities, batch.entity_actors, strict=True)):
+        for entity, row in zip(entities, rows, strict=True):
+            assert batch.captions[i][slice(*entity.span)] == entity.word
+            if row != GROUND:
+                seen = {r.view for r in dataset[i].references if find_word(batch.captions[i], r.word) == entity.span}
+                assert batch.valid[i, row].sum() >= len(seen)
+    assert (batch.references[batch.valid][:, 3].flatten(1).amax(dim=1) > 0.5).all()
+    run = tmp_path / "run"
+    trained = transformer.train(TINY, run, "cpu", None, run=run, networks=work, data=tmp_path / "shards")
+    assert trained.stopped == "done" and len(list((run / "encoded").iterdir())) == 2
+    take_down(tmp_path / "shards", dataset.ids[:1])
+    again = precompute_shards(TINY, tmp_path / "shards", run, "cpu", False, work, SMALL_AUGMENTATION)
+    assert len(EncodedWorld(again, 2, 0, references=False).tensors["z0"]) == 5
 
 
 def test_recipes_make_a_bundle_that_generates(work, tmp_path):

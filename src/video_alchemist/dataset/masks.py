@@ -1,8 +1,9 @@
-"""Masks as COCO's uncompressed RLE: lengths of runs down the columns, of zeros first."""
+"""Masks as COCO's uncompressed RLE (lengths of runs down the columns, of zeros first), and what is cut out by them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,3 +25,16 @@ def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"runs of {counts.sum()} pixels in all; expected {height} x {width}")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(width, height).T
+
+
+def cut_out(frame: np.ndarray, mask: Mapping[str, Any], box: Sequence[float]) -> np.ndarray:
+    """The box of a frame (H, W, 3) uint8, its mask as alpha => (h, w, 4) uint8."""
+    return crop(np.dstack([frame, decode_mask(mask).astype(np.uint8) * 255]), box)
+
+
+def crop(picture: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The pixels that a box x0, y0, x1, y1 touches, at least one."""
+    height, width = picture.shape[:2]
+    x0, y0 = min(max(0, math.floor(box[0])), width - 1), min(max(0, math.floor(box[1])), height - 1)
+    x1, y1 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+    return picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]

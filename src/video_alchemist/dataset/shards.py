@@ -1,12 +1,14 @@
-"""Training shards, §3.1's result on disk: the one writer and reader.
+"""Training shards, §3.1's result on disk: the one writer and the one reader.
 
-Any WebDataset reader can stream the tars, any Parquet tool query the index.
+Any WebDataset reader can stream the tars, any Parquet tool query the indexes. Nothing is pickled.
 
 FOLDER/dataset.json            the root manifest, written last: shards, counts, sizes, sha256, funnel
 FOLDER/index-00000.parquet     a row a clip: what to choose by, and where its members lie in the tars
 FOLDER/examples-00000.tar      <id>.json, <id>.f0.jpg, <id>.f1.jpg, <id>.f2.jpg: annotation and the three frames
 FOLDER/video-00000.tar         <id>.mp4
-FOLDER/background-00000.tar    <id>.bg.jpg, with its own background-00000.parquet, for it may be made later
+FOLDER/background-00000.tar    <id>.bg.jpg, with its own index background-00000.parquet, for it may be made later
+FOLDER/latents-00000.tar       <id>.safetensors, likewise
+FOLDER/duplicates.parquet      groups of clips that look alike
 FOLDER/tombstones.json         sources that were taken down; readers pass over their clips
 """
 
@@ -16,34 +18,32 @@ import difflib
 import hashlib
 import io
 import json
-import math
-import os
-import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
-from video_alchemist.dataset.masks import decode_mask
+from video_alchemist.dataset.duplicates import DUPLICATES
+from video_alchemist.dataset.manifest import ROOT as ROOT  # part of what writers and readers of shards need
+from video_alchemist.dataset.manifest import read_manifest as read_manifest
+from video_alchemist.dataset.manifest import write_manifest as write_manifest
+from video_alchemist.dataset.masks import crop, cut_out
+from video_alchemist.dataset.storage import Folder, Members, Place, json_line, write_durably, write_table, write_tar
 from video_alchemist.records import Entity, Example, Reference, View
 from video_alchemist.video import read_video
 
-FORMAT = 1
 MAX_CLIPS = 2000  # a shard
-ROOT, TOMBSTONES = "dataset.json", "tombstones.json"
-EXAMPLE_SUFFIXES = ("json", "f0.jpg", "f1.jpg", "f2.jpg")
-_ID = re.compile(r"[A-Za-z0-9_-]{1,88}")  # USTAR's names end at 100 bytes, readers cut them at the first dot
+TOMBSTONES = "tombstones.json"
+FRAMES = ("f0.jpg", "f1.jpg", "f2.jpg")
+LATER = {"background": "bg.jpg", "latents": "safetensors"}  # columns that may come later, and their members' suffix
 
-Members = Mapping[str, bytes]  # suffix -> contents
-Place = tuple[int, int]  # offset and size in the tar
-
+PLACE = pa.list_(pa.int64(), 2)  # offset and size in the column's tar
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -55,15 +55,15 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("fps", pa.float64()),
+        ("duration", pa.float64()),  # seconds
         ("source", pa.string()),  # the video that clips are cut from: splits and takedowns go by it
         ("license", pa.string()),
         ("perceptual_hash", pa.string()),
         ("measures", pa.map_(pa.string(), pa.float64())),
-        ("examples", pa.map_(pa.string(), pa.list_(pa.int64(), 2))),  # suffix -> (offset, size)
-        ("video", pa.list_(pa.int64(), 2)),
+        ("examples", pa.map_(pa.string(), PLACE)),  # by suffix
+        ("video", PLACE),
     ]
 )
-BACKGROUND_SCHEMA = pa.schema([("id", pa.string()), ("background", pa.list_(pa.int64(), 2))])
 
 
 def write_shard(
@@ -73,128 +73,45 @@ def write_shard(
 
     records: what <id>.json holds (docs/shards.md). files: id -> "f0.jpg", "f1.jpg", "f2.jpg" and "mp4".
     """
-    records = sorted(records, key=lambda record: str(record["id"]))
-    ids = [str(record["id"]) for record in records]
-    if len(set(ids)) < len(ids):
-        twice = next(one for one, after in zip(ids, ids[1:], strict=False) if one == after)
-        raise ValueError(f"two clips have the id {twice!r}; expected each once")
-    if len(ids) > MAX_CLIPS:
-        raise ValueError(f"{len(ids)} clips for one shard; expected at most {MAX_CLIPS}")
-    texts = {
-        one: (json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n").encode()
-        for one, record in zip(ids, records, strict=True)
-    }
+    by_id = {str(record["id"]): record for record in sorted(records, key=lambda record: str(record["id"]))}
+    if len(by_id) < len(records):
+        ids = [str(record["id"]) for record in records]
+        raise ValueError(f"two clips have the id {max(ids, key=ids.count)!r}; expected each once")
+    if len(by_id) > MAX_CLIPS:
+        raise ValueError(f"{len(by_id)} clips for one shard; expected at most {MAX_CLIPS}")
+    paths = {column: _path(folder, column, number, "tar") for column in ("examples", "video")}
+    paths["index"] = _path(folder, "index", number, "parquet")
     examples = {
-        one: {"json": texts[one], **{suffix: files[one][suffix] for suffix in EXAMPLE_SUFFIXES[1:]}} for one in ids
-    }
-    paths = {
-        name: folder / f"{name}-{number:05d}.{kind}"
-        for name, kind in (("examples", "tar"), ("video", "tar"), ("index", "parquet"))
+        clip_id: {"json": json_line(record), **{suffix: files[clip_id][suffix] for suffix in FRAMES}}
+        for clip_id, record in by_id.items()
     }
     places = write_tar(paths["examples"], examples)
-    videos = write_tar(paths["video"], {one: {"mp4": files[one]["mp4"]} for one in ids})
-    rows = [_row(record, places[one], videos[one]["mp4"]) for one, record in zip(ids, records, strict=True)]
-    _write_table(paths["index"], pa.Table.from_pylist(rows, schema=SCHEMA))
+    videos = write_tar(paths["video"], {clip_id: {"mp4": files[clip_id]["mp4"]} for clip_id in by_id})
+    rows = [_row(record, places[clip_id], videos[clip_id]["mp4"]) for clip_id, record in by_id.items()]
+    write_table(paths["index"], pa.Table.from_pylist(rows, schema=SCHEMA))
+    return paths
+
+
+def write_column(folder: Path, number: int, column: str, contents: Mapping[str, bytes]) -> dict[str, Path]:
+    """A sibling of shard `number` that may come later: id -> its member. Clips without one are left out."""
+    paths = {column: _path(folder, column, number, "tar"), f"{column}_index": _path(folder, column, number, "parquet")}
+    places = write_tar(paths[column], {clip_id: {LATER[column]: one} for clip_id, one in contents.items()})
+    rows = [{"id": clip_id, column: place[LATER[column]]} for clip_id, place in places.items()]
+    write_table(paths[f"{column}_index"], pa.Table.from_pylist(rows, schema=_later_schema(column)))
     return paths
 
 
 def write_backgrounds(folder: Path, number: int, pictures: Mapping[str, bytes]) -> dict[str, Path]:
-    """The sibling column of clean backgrounds: id -> JPEG. Clips without one are left out."""
-    paths = {
-        "background": folder / f"background-{number:05d}.tar",
-        "background_index": folder / f"background-{number:05d}.parquet",
-    }
-    places = write_tar(paths["background"], {one: {"bg.jpg": picture} for one, picture in pictures.items()})
-    rows = [{"id": one, "background": place["bg.jpg"]} for one, place in places.items()]
-    _write_table(paths["background_index"], pa.Table.from_pylist(rows, schema=BACKGROUND_SCHEMA))
-    return paths
+    """The column of clean backgrounds: id -> JPEG."""
+    return write_column(folder, number, "background", pictures)
 
 
-def write_manifest(
-    folder: Path,
-    shards: Mapping[int, int],
-    *,
-    funnel: Mapping[str, int] | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> Path:
-    """Writes `dataset.json`: shards {number: clips} with the size and sha256 of every file of theirs in the folder.
-
-    Written last, so that a folder with a manifest is a whole one. funnel: clips by reject code.
-    """
-    described = []
-    for number, clips in sorted(shards.items()):
-        files = sorted(path for path in folder.glob(f"*-{number:05d}.*") if path.suffix in (".tar", ".parquet"))
-        described.append({"number": number, "clips": clips, "files": {path.name: _fingerprint(path) for path in files}})
-    content = {
-        "format": FORMAT,
-        "kept": sum(shards.values()),
-        "funnel": dict(sorted((funnel or {}).items())),
-        "config": dict(config or {}),
-        "shards": described,
-    }
-    write_durably(folder / ROOT, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-    return folder / ROOT
+def _path(folder: Path, column: str, number: int, kind: str) -> Path:
+    return folder / f"{column}-{number:05d}.{kind}"
 
 
-def take_down(folder: Path, sources: Iterable[str]) -> list[str]:
-    """Buries sources: readers pass over their clips from now on. All that are buried, sorted."""
-    buried = set(buried_sources(folder))
-    known = buried | set(ShardDataset(folder).index["source"].to_pylist())
-    for source in sources:
-        if source not in known:
-            raise ValueError(f"no source {source!r} in {str(folder)!r}{did_you_mean(source, known)}")
-        buried.add(source)
-    write_durably(folder / TOMBSTONES, (json.dumps(sorted(buried), indent=1) + "\n").encode())
-    return sorted(buried)
-
-
-def buried_sources(folder: Path) -> list[str]:
-    path = folder / TOMBSTONES
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def write_tar(path: Path, clips: Mapping[str, Members]) -> dict[str, dict[str, Place]]:
-    """An uncompressed USTAR of `<id>.<suffix>` members, a clip's together, in order of ids; where each one lies.
-
-    Nothing in it depends on when, where or by whom it was written.
-    """
-    stream, places = io.BytesIO(), {}
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for one in sorted(clips):
-            if not _ID.fullmatch(one):
-                raise ValueError(f"id {one!r}; expected up to 88 letters, digits, '-' and '_'")
-            places[one] = {}
-            for suffix, contents in clips[one].items():
-                entry = tarfile.TarInfo(f"{one}.{suffix}")
-                entry.size = len(contents)
-                places[one][suffix] = (stream.tell() + tarfile.BLOCKSIZE, len(contents))
-                tar.addfile(entry, io.BytesIO(contents))
-    write_durably(path, stream.getbuffer())
-    return places
-
-
-def write_durably(path: Path, contents: bytes | memoryview) -> None:
-    """The file is whole or not there, whatever happens in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    stream = io.BytesIO()
-    pq.write_table(table, stream, row_group_size=200, compression="zstd")
-    write_durably(path, stream.getbuffer())
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _later_schema(column: str) -> pa.Schema:
+    return pa.schema([("id", pa.string()), (column, PLACE)])
 
 
 def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place) -> dict[str, Any]:
@@ -210,6 +127,7 @@ def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place)
         "width": width,
         "height": height,
         "fps": record["fps"],
+        "duration": record["num_frames"] / record["fps"],
         "source": str(provenance.get("source", record["id"])),
         "license": provenance.get("license", ""),
         "perceptual_hash": record.get("perceptual_hash", ""),
@@ -220,49 +138,88 @@ def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place)
 
 
 # ------------------------------------------------------------------------------------------------------------------
+# Taking down
+
+
+def take_down(folder: Path, sources: Iterable[str]) -> list[str]:
+    """Buries sources: whoever opens the folder from now on passes over their clips. All that are buried, sorted."""
+    buried = set(buried_sources(folder))
+    known = buried | set(ShardDataset(folder).index["source"].to_pylist())
+    for source in sources:
+        if source not in known:
+            raise ValueError(f"no source {source!r} in {str(folder)!r}{did_you_mean(source, known)}")
+        buried.add(source)
+    write_durably(folder / TOMBSTONES, (json.dumps(sorted(buried), indent=1) + "\n").encode())
+    return sorted(buried)
+
+
+def buried_sources(folder: str | Path | Folder) -> list[str]:
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    return json.loads(place.read(TOMBSTONES)) if TOMBSTONES in place else []
+
+
+# ------------------------------------------------------------------------------------------------------------------
 # Reading
 
 
 class ShardDataset:
     """Clips of a folder of shards, by position (sorted by shard, then id) or by id, without those taken down.
 
+    folder: a path, or an URL that fsspec knows. index: SCHEMA, and "shard", "background", "latents", "group".
     Opening checks that every file is there with the size the manifest names; `verify` compares contents too.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Folder(folder)
         self.manifest = read_manifest(self.folder)
-        tables = []
-        for shard in self.manifest["shards"]:
-            for name, file in shard["files"].items():
-                path = self.folder / name
-                size = path.stat().st_size if path.exists() else None
-                if size != file["bytes"]:
-                    found = "missing" if size is None else f"of {size} bytes"
-                    raise ValueError(f"{path} is {found}; the manifest says {file['bytes']}: copy the shard again")
-            tables.append(self._index(shard))
-        table = pa.concat_tables(tables) if tables else SCHEMA.append(pa.field("shard", pa.int32())).empty_table()
+        self._check_sizes()
+        shards = [self._index(shard) for shard in self.manifest["shards"]]
+        columns = [("shard", pa.int32()), *((column, PLACE) for column in LATER)]
+        empty = pa.schema([*SCHEMA, *(pa.field(*column) for column in columns)]).empty_table()
+        table = pa.concat_tables([empty, *shards])
         buried = pa.array(buried_sources(self.folder), pa.string())
-        self.index = table.filter(pc.invert(pc.is_in(table["source"], buried)))
-        self.ids = self.index["id"].to_pylist()
-        self._positions = {one: position for position, one in enumerate(self.ids)}
-        if len(self._positions) < len(self.ids):
-            twice = next(one for one, count in Counter(self.ids).items() if count > 1)
-            raise ValueError(f"{self.folder}: two clips have the id {twice!r}; expected each once")
+        kept = table.filter(pc.invert(pc.is_in(table["source"], buried))).combine_chunks()
+        self.ids: list[str] = kept["id"].to_pylist()
+        if pc.count_distinct(kept["id"]).as_py() < len(kept):
+            twice = next(clip_id for clip_id, count in Counter(self.ids).items() if count > 1)
+            raise ValueError(f"{self.folder.place}: two clips have the id {twice!r}; expected each once")
+        self.index = kept.append_column("group", self._groups())
+
+    def _check_sizes(self) -> None:
+        sizes = self.folder.sizes()
+        for name, file in self._files():
+            if sizes.get(name) != file["bytes"]:
+                found = f"of {sizes[name]} bytes" if name in sizes else "missing"
+                place = f"{self.folder.place}/{name}"
+                raise ValueError(f"{place} is {found}; the manifest says {file['bytes']}: copy the shard again")
+
+    def _files(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """All that the manifest names."""
+        for part in (self.manifest, *self.manifest["shards"]):
+            yield from part["files"].items()
 
     def _index(self, shard: Mapping[str, Any]) -> pa.Table:
-        """The rows of one shard, with its number and the places of its backgrounds."""
+        """The rows of one shard, with its number and the places of what came later."""
         number = shard["number"]
-        table = pq.read_table(self.folder / f"index-{number:05d}.parquet")
+        table = self.folder.table(f"index-{number:05d}.parquet")
         if len(table) != shard["clips"]:
             raise ValueError(f"index-{number:05d}.parquet has {len(table)} clips; the manifest says {shard['clips']}")
         table = table.append_column("shard", pa.array([number] * len(table), pa.int32()))
-        places: dict[str, Place] = {}
-        if f"background-{number:05d}.parquet" in shard["files"]:
-            grounds = pq.read_table(self.folder / f"background-{number:05d}.parquet")
-            places = dict(zip(grounds["id"].to_pylist(), grounds["background"].to_pylist(), strict=True))
-        column = pa.array([places.get(one) for one in table["id"].to_pylist()], pa.list_(pa.int64(), 2))
-        return table.append_column("background", column)
+        for column in LATER:
+            places: dict[str, Place] = {}
+            if f"{column}-{number:05d}.parquet" in shard["files"]:
+                later = self.folder.table(f"{column}-{number:05d}.parquet")
+                places = dict(zip(later["id"].to_pylist(), later[column].to_pylist(), strict=True))
+            table = table.append_column(column, pa.array([places.get(one) for one in table["id"].to_pylist()], PLACE))
+        return table
+
+    def _groups(self) -> pa.Array:
+        """Of every clip the group of those that look like it, None where no other does."""
+        groups: dict[str, str] = {}
+        if DUPLICATES in self.manifest["files"]:
+            table = self.folder.table(DUPLICATES)
+            groups = dict(zip(table["id"].to_pylist(), table["group"].to_pylist(), strict=True))
+        return pa.array([groups.get(clip_id) for clip_id in self.ids], pa.string())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -273,63 +230,76 @@ class ShardDataset:
     def position(self, clip_id: str) -> int:
         """Of a clip by its id."""
         if clip_id not in self._positions:
-            raise ValueError(f"no clip {clip_id!r} in {self.folder}{did_you_mean(clip_id, self._positions)}")
+            raise ValueError(f"no clip {clip_id!r} in {self.folder.place}{did_you_mean(clip_id, self._positions)}")
         return self._positions[clip_id]
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {clip_id: position for position, clip_id in enumerate(self.ids)}
 
     def record(self, position: int) -> dict[str, Any]:
         """The annotation, as in <id>.json."""
-        return json.loads(self._member("examples", position, "json"))
+        return json.loads(self.member("examples", position, "json"))
 
     def example(self, position: int, with_video: bool = True) -> Example:
         """The clip with its reference pictures cut out by their masks, and its frames (F, H, W, 3) uint8."""
-        record = self.record(position)
+        members = self._example_members(position)
+        record = json.loads(members["json"])
         entities = tuple(Entity(e["word"], e["kind"], tuple(e["span"])) for e in record["entities"])
         used = sorted({reference["frame"] for reference in record["references"]})
-        frames = {frame: _picture(self._member("examples", position, f"f{frame}.jpg")) for frame in used}
+        frames = {frame: _picture(members[FRAMES[frame]]) for frame in used}
         references = []
         for reference in record["references"]:
             entity, occurrence = entities[reference["entity"]], record["entities"][reference["entity"]]["occurrence"]
-            cuts: list[tuple[np.ndarray, View]] = [(cut_out(frames[reference["frame"]], reference), "whole")]
-            if reference.get("face") is not None:
-                cuts.append((crop(frames[reference["frame"]], reference["face"]), "face"))
+            frame, box, face = frames[reference["frame"]], reference["box"], reference.get("face")
+            cuts: list[tuple[np.ndarray, View]] = [(cut_out(frame, reference["mask"], box), "whole")]
+            cuts += [] if face is None else [(crop(frame, face), "face")]
             references += [Reference(entity.word, cut, None, entity.kind, view, occurrence) for cut, view in cuts]
         return Example(
             id=record["id"],
             caption=record["caption"],
             entities=entities,
             references=tuple(references),
-            background=self._background(position, record, entities),
+            background=self._background(position, record),
             video=self.video(position) if with_video else None,
             fps=record["fps"],
-            provenance=record["provenance"],
+            provenance=record.get("provenance", {}),
         )
 
     def video(self, position: int) -> np.ndarray:
         """(F, H, W, 3) uint8."""
-        return read_video(io.BytesIO(self._member("video", position)))[0]
+        return read_video(io.BytesIO(self.member("video", position)))[0]
 
-    def _background(self, position: int, record: Mapping[str, Any], entities: Sequence[Entity]) -> Reference | None:
-        grounds = [i for i, entity in enumerate(entities) if entity.kind == "background"]
-        if not grounds or self.index["background"][position].as_py() is None:
+    def _background(self, position: int, record: Mapping[str, Any]) -> Reference | None:
+        ground = next((entity for entity in record["entities"] if entity["kind"] == "background"), None)
+        if ground is None or self.index["background"][position].as_py() is None:
             return None
-        word, occurrence = entities[grounds[0]].word, record["entities"][grounds[0]]["occurrence"]
-        picture = _picture(self._member("background", position))
-        return Reference(word, picture, None, "background", "whole", occurrence)
+        picture = _picture(self.member("background", position))
+        return Reference(ground["word"], picture, None, "background", "whole", ground["occurrence"])
 
-    def _member(self, column: str, position: int, suffix: str | None = None) -> bytes:
-        """A member's contents: one seek and one read."""
+    def member(self, column: str, position: int, suffix: str | None = None) -> bytes:
+        """A member's contents. suffix: of "examples", which has several; other columns have one."""
         place = self.index[column][position].as_py()
-        offset, size = dict(place)[suffix] if suffix is not None else place
-        path = self.folder / f"{column}-{self.index['shard'][position].as_py():05d}.tar"
-        with path.open("rb") as file:
-            file.seek(offset)
-            contents = file.read(size)
-        if len(contents) != size:
-            raise ValueError(f"{path} ends within {self.ids[position]}; copy the shard again")
-        return contents
+        if place is None:
+            raise ValueError(f"{self.ids[position]} has no {column} in {self.folder.place}")
+        return self._read(column, position, dict(place)[suffix] if suffix is not None else place)
+
+    def _example_members(self, position: int) -> dict[str, bytes]:
+        """All members of "examples" by suffix; they lie together, so one read gets them."""
+        places = dict(self.index["examples"][position].as_py())
+        start = min(offset for offset, _ in places.values())
+        end = max(offset + size for offset, size in places.values())
+        contents = self._read("examples", position, (start, end - start))
+        return {suffix: contents[at - start : at - start + size] for suffix, (at, size) in places.items()}
+
+    def _read(self, column: str, position: int, place: Place) -> bytes:
+        return self.folder.read(f"{column}-{self.index['shard'][position].as_py():05d}.tar", place)
 
     def stream(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> Iterator[int]:
-        """Positions for one reader of `world_size`: shards in turn, in random order with a seed, no clip for two."""
+        """Positions for one reader of `world_size` (workers of a loader count): no clip for two, none for nobody.
+
+        Shards in turn, a shard's clips together; with a seed both in random order.
+        """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
         shards = self.index["shard"].to_numpy()
@@ -354,7 +324,7 @@ class ShardDataset:
         return sides
 
     def buckets(self) -> dict[tuple[int, int, int], list[int]]:
-        """Positions by (width, height, frames)."""
+        """Positions by (width, height, frames), as Table 6 samples."""
         keys = zip(*(self.index[name].to_pylist() for name in ("width", "height", "num_frames")), strict=True)
         found: dict[tuple[int, int, int], list[int]] = {}
         for position, key in enumerate(keys):
@@ -363,21 +333,11 @@ class ShardDataset:
 
     def verify(self) -> None:
         """Compares every file with its sha256; raises ValueError at the first that differs."""
-        for shard in self.manifest["shards"]:
-            for name, file in shard["files"].items():
-                if _fingerprint(self.folder / name)["sha256"] != file["sha256"]:
-                    raise ValueError(f"{self.folder / name} differs from its sha256 in the manifest: copy it again")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """`dataset.json`; refuses a folder without one and formats that this version does not know."""
-    path = folder / ROOT
-    if not path.exists():
-        raise ValueError(f"{str(folder)!r} holds no {ROOT}; expected a folder of shards (`alchemist curate -o`)")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} is of format {manifest.get('format')!r}; this version reads {FORMAT}: make it again")
-    return manifest
+        for name, file in self._files():
+            if self.folder.sha256(name) != file["sha256"]:
+                raise ValueError(
+                    f"{self.folder.place}/{name} differs from its sha256 in the manifest: copy the shard again"
+                )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -388,17 +348,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _picture(contents: bytes) -> np.ndarray:
     """JPEG => (H, W, 3) uint8."""
     return np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))
-
-
-def cut_out(frame: np.ndarray, reference: Mapping[str, Any]) -> np.ndarray:
-    """A reference's box of a frame (H, W, 3), its mask as alpha: (h, w, 4) uint8."""
-    alpha = decode_mask(reference["mask"]).astype(np.uint8) * 255
-    return crop(np.dstack([frame, alpha]), reference["box"])
-
-
-def crop(picture: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """The pixels that a box x0, y0, x1, y1 touches, at least one."""
-    height, width = picture.shape[:2]
-    x0, y0 = min(max(0, math.floor(box[0])), width - 1), min(max(0, math.floor(box[1])), height - 1)
-    x1, y1 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
-    return picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from video_alchemist.curation.entity_words import occurrence
 from video_alchemist.dataset.masks import encode_mask
-from video_alchemist.dataset.shards import write_backgrounds, write_manifest, write_shard
+from video_alchemist.dataset.shards import ROOT, read_manifest, write_backgrounds, write_manifest, write_shard
 from video_alchemist.emojiworld.assets import Assets, load_assets
 from video_alchemist.emojiworld.captions import BACKGROUND, caption
 from video_alchemist.emojiworld.render import Rendered, render
@@ -46,7 +46,7 @@ def write_world(
     undesirable_share: float = 0.0,
 ) -> Iterator[int]:
     """Renders clips of size (width, height) into a folder, yielding how many are done. Same seed, same clips."""
-    _check(split, num_clips, num_frames, undesirable_share)
+    _check(split, num_clips, num_frames, fps, undesirable_share)
     assets = load_assets()
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, num_clips, CHUNK):
@@ -75,9 +75,14 @@ def write_world_shards(
     shard_size: int = 256,
 ) -> Iterator[int]:
     """The same clips as training shards (dataset/shards.py), annotated by what is known instead of by detectors."""
-    _check(split, num_clips, num_frames, 0.0)
+    _check(split, num_clips, num_frames, fps, 0.0)
+    config = {"world": "emoji", "seed": seed, "split": split, "num_clips": num_clips, "size": list(size)}
+    config |= {"num_frames": num_frames, "fps": fps, "shard_size": shard_size}
+    if (folder / ROOT).exists() and read_manifest(folder)["config"] != config:
+        raise ValueError(f"{str(folder)!r} holds other shards; expected a new folder, or the same request again")
     assets = load_assets()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ROOT).unlink(missing_ok=True)  # until all is written
     counts: dict[int, int] = {}
     for number, start in enumerate(range(0, num_clips, shard_size)):
         records: list[dict[str, Any]] = []
@@ -100,7 +105,7 @@ def write_world_shards(
         write_shard(folder, number, records, files)
         write_backgrounds(folder, number, grounds)
         counts[number] = len(records)
-    write_manifest(folder, counts, config={"world": "emoji", "seed": seed, "split": split})
+    write_manifest(folder, counts, config=config)
 
 
 def shard_record(
@@ -157,11 +162,13 @@ def _mp4(frames: np.ndarray, fps: float) -> bytes:
         return path.read_bytes()
 
 
-def _check(split: str, num_clips: int, num_frames: int, undesirable_share: float) -> None:
+def _check(split: str, num_clips: int, num_frames: int, fps: float, undesirable_share: float) -> None:
     if split not in SPLITS:
         raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
     if num_clips < 1 or num_frames < 1:
         raise ValueError(f"{num_clips} clips of {num_frames} frames; expected at least 1 of each")
+    if not 0 < fps < math.inf:
+        raise ValueError(f"fps is {fps}; expected a positive number")
     if not 0 <= undesirable_share <= 1:
         raise ValueError(f"undesirable share {undesirable_share}; expected 0 to 1")
 
