@@ -30,6 +30,7 @@ class Source:
     start: float | None = None
     end: float | None = None
     license: str = ""
+    video: str = ""  # the id that all parts of one video share, where it is cut into several sources
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -54,6 +55,7 @@ class Pixels:
     small: np.ndarray  # (16, h, w, 3) uint8: evenly spread, for the clip filter and previews
     frames: np.ndarray  # (3, H, W, 3) uint8: the reference frames at FRAME_TIMES
     background: np.ndarray | None = None  # (H, W, 3) uint8: the middle frame without its subjects
+    times: np.ndarray | None = None  # (F,) seconds since the start of the source, of every frame
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Clip:
     measures: Mapping[str, float] = field(default_factory=dict)
     perceptual_hash: str = ""
     pixels: Pixels | None = field(default=None, repr=False, compare=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)  # to write, by suffix: "f0.jpg"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Rejected:
     code: str
     detail: str = ""
     transient: bool = False
+    step: str = ""
 
 
 Outcome = Clip | Rejected | tuple[Clip, ...]  # several: a video cut into its shots
