@@ -6,9 +6,10 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from video_alchemist.records import Kind, Reference, View
@@ -19,9 +20,25 @@ if TYPE_CHECKING:
 
     from video_alchemist.sampling.pipeline import AlchemistPipeline
 
+VIDEOS = "(videos)"  # a command's name that no folder has
+
+
+class _VerbWithSubverbs(TyperGroup):
+    """`curate VIDEOS` beside `curate report`: what does not begin with a sub-verb belongs to the verb itself."""
+
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [VIDEOS, *args])
+
+    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]
+        name, command, rest = super().resolve_command(ctx, args)
+        return "" if name == VIDEOS else name, command, rest
+
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Videos of your subjects, from words and pictures.")
 world = typer.Typer(no_args_is_help=True, help="EmojiWorld: clips of which everything is known.")
 app.add_typer(world, name="world")
+curate = typer.Typer(cls=_VerbWithSubverbs, help="Raw videos become training shards; what was kept and why not.")
+app.add_typer(curate, name="curate")
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SHEET_FRAMES = 8
@@ -183,6 +200,9 @@ def _write_sheet(path: Path, request: Request, frames: np.ndarray) -> None:
 def train(
     preset: Annotated[str, typer.Argument(help="emojiworld, or emojiworld-base for a GPU.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; the same command resumes.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="SHARDS", help="What `alchemist curate` made; default: EmojiWorld, rendered.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this step of the run.")] = None,
     time_limit: Annotated[str | None, typer.Option(metavar="9m", help="Stop with a checkpoint after it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeat.")] = None,
@@ -194,7 +214,71 @@ def train(
     """
     from video_alchemist.emojiworld.recipes.command import train_preset
 
-    train_preset(preset, output, max_steps, time_limit, settings or [], export)
+    train_preset(preset, output, max_steps, time_limit, settings or [], export, data)
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# curate
+
+
+@curate.command(VIDEOS)
+def curate_videos(
+    videos: Annotated[Path, typer.Argument(help="A folder, a video, a .jsonl, or a .csv as Panda-70M's.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the shards; the same command resumes.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or with Ray actors; each loads the models.")] = 1,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    profile: Annotated[str, typer.Option(help="emojiworld or paper: the models and thresholds.")] = "emojiworld",
+    split_shots: Annotated[
+        bool, typer.Option("--split-shots", help="Cut videos into shots, else reject them.")
+    ] = False,
+    captions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .jsonl or .csv with captions of the folder's videos.")
+    ] = None,
+    stage: Annotated[str, typer.Option(help="annotate, background (which costs most), or all.")] = "all",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeat.")] = None,
+    unit_size: Annotated[int, typer.Option(help="Videos of a shard; fewer need less memory.")] = 256,
+) -> None:
+    """Make shards of videos: single shots, entity words, boxes, masks, faces and clean backgrounds.
+
+    A caption is x.txt beside x.mp4, or comes from a table. Afterwards: alchemist curate report SHARDS (one page on what
+    was kept and why not), alchemist curate takedown SHARDS SOURCE... (videos that must go).
+
+    Example: alchemist curate videos -o shards --workers 4 --set grounding.detection_score=0.35
+    """
+    from video_alchemist.curation.run import curate_command
+
+    bundle = Path(__file__).parent / "emojiworld" / "bundle" / "curation"
+    assignments = [*(settings or []), *(["split_shots=true"] if split_shots else [])]
+    curate_command(videos, output, profile, bundle, assignments, captions, engine, workers, stage, unit_size)
+
+
+@curate.command("report")
+def curate_report(
+    shards: Annotated[Path, typer.Argument(help="A folder that `alchemist curate` wrote.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML; default: SHARDS/report.html.")] = None,
+) -> None:
+    """Write one page about shards: the funnel by reject code, histograms, words, contact sheets, costs.
+
+    Example: alchemist curate report shards
+    """
+    from video_alchemist.curation.report import write_report
+
+    print(write_report(shards, output))
+
+
+@curate.command("takedown")
+def curate_takedown(
+    shards: Annotated[Path, typer.Argument(help="A folder of shards.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE_ID...", help="Videos that must go.")],
+) -> None:
+    """Take videos out: no reader shows them any more, and no later run brings them back.
+
+    Example: alchemist curate takedown shards holiday_beach-1a2b3c4d
+    """
+    from video_alchemist.dataset.shards import take_down
+
+    for line in take_down(shards, sources):
+        print(line)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -207,6 +291,11 @@ def world_render(
     num_clips: Annotated[int, typer.Option(help="How many.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed, the same clips.")] = 0,
     size: Annotated[str, typer.Option(metavar="WxH", help="Pixels.")] = "64x64",
+    num_frames: Annotated[int, typer.Option(help="Frames of a clip.")] = 17,
+    fps: Annotated[float, typer.Option(help="Frames per second.")] = 12.0,
+    split: Annotated[str, typer.Option(help="train, test_concept or test_artist.")] = "train",
+    undesirable_share: Annotated[float, typer.Option(help="Of clips that curation must reject.")] = 0.0,
+    shards: Annotated[bool, typer.Option("--shards", help="Training shards instead, annotated by the truth.")] = False,
 ) -> None:
     """Render clips (mp4), their captions (txt) and what is known of them (json).
 
@@ -214,9 +303,15 @@ def world_render(
     """
     from rich.progress import track
 
-    from video_alchemist.emojiworld.files import write_world
+    from video_alchemist.emojiworld.files import write_world, write_world_shards
 
-    done = write_world(output, num_clips, seed=seed, size=parse_size(size))
+    if shards and undesirable_share:
+        raise ValueError(f"--undesirable-share {undesirable_share} with --shards; expected 0: shards are to train on")
+    options: dict[str, Any] = {"seed": seed, "split": split, "size": parse_size(size), "num_frames": num_frames}
+    if shards:
+        done = write_world_shards(output, num_clips, fps=fps, **options)
+    else:
+        done = write_world(output, num_clips, fps=fps, undesirable_share=undesirable_share, **options)
     for _ in track(done, description="clips", total=num_clips):
         pass
     print(output)

@@ -6,6 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
+from video_alchemist.dataset.shards import read_manifest
 from video_alchemist.emojiworld.recipes.scale import BASE, SMALL
 
 PRESETS = {"emojiworld": SMALL, "emojiworld-base": BASE}
@@ -20,14 +21,25 @@ def parse_time(text: str) -> float:
 
 
 def train_preset(
-    preset: str, run: Path, max_steps: int | None, time_limit: str | None, settings: list[str], export: Path | None
+    preset: str,
+    run: Path,
+    max_steps: int | None,
+    time_limit: str | None,
+    settings: list[str],
+    export: Path | None,
+    data: Path | None = None,
 ) -> None:
-    """Trains until the stages' end, `max_steps` or `time_limit`, whichever comes first; then exports."""
+    """Trains until the stages' end, `max_steps` or `time_limit`, whichever comes first; then exports.
+
+    data: a folder of shards; None = EmojiWorld, rendered.
+    """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(PRESETS)}"
         raise ValueError(f"preset {preset!r}; {hint}")
     limit = None if time_limit is None else parse_time(time_limit)
+    if data is not None:
+        read_manifest(data)
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; expected at least 1")
 
@@ -50,7 +62,9 @@ def train_preset(
             f"{preset} wants encoders of widths {wanted}, those that ship have {shipped}; run `make weights`"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    trained = train(scale, run, device, limit, run=run, networks=networks, config=config, max_steps=max_steps)
+    trained = train(
+        scale, run, device, limit, run=run, networks=networks, config=config, max_steps=max_steps, data=data
+    )
     print(f"{run}: step {trained.step} ({trained.stopped})", flush=True)
     if export is not None:
         pipeline.register_modules(transformer=trained_transformer(run))

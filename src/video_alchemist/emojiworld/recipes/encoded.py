@@ -170,12 +170,12 @@ def encode_shard(
         parts.append(encode(batch, encoders, augmentation, seed=start))
     path = shard_path(folder, number)
     temporary = path.with_suffix(".tmp")
-    save_file(_join(parts), temporary)
+    save_file(join(parts), temporary)
     os.replace(temporary, path)
     print(f"encoded {folder.name} {end}/{count}", flush=True)
 
 
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Batches of clips as one, their picture numbers counted on."""
     offset, slots = 0, []
     for part in parts:
@@ -196,12 +196,13 @@ class EncodedWorld:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        return _join([load_file(path) for path in sorted(self.folder.glob("*.safetensors"))])
+        return join([load_file(path) for path in sorted(self.folder.glob("*.safetensors"))])
 
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         data = self.tensors
-        rows = torch.from_numpy(rng.choice(len(data["z0"]), size=self.batch_size, replace=False))
+        count = len(data["z0"])
+        rows = torch.from_numpy(rng.choice(count, size=self.batch_size, replace=count < self.batch_size))
         text_mask = data["text_mask"][rows]
         length = int(text_mask.sum(dim=1).max())
         z0, text_tokens = data["z0"][rows], data["text_tokens"][rows, :length]

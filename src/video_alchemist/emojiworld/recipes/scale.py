@@ -31,12 +31,12 @@ class Scale:
     text_steps: int = 500
     image_steps: int = 450
     image_scenes: int = 10_240  # encoded once, trained on in random order with other references every time
-    clip_scenes: int = 8192
+    clip_scenes: int = 4096
     decoded_clips: int = 2048  # of them, for the motion judge
     stage_one_steps: int = 1000
     stage_two_new_steps: int = 250
-    stage_two_image_steps: int = 1950
-    stage_two_clip_steps: int = 1300
+    stage_two_image_steps: int = 4650
+    stage_two_clip_steps: int = 3100
     image_batch: int = 64
     clip_batch: int = 16
     learning_rate: float = 1e-3

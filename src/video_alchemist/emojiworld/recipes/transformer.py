@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH, EncodedWorld, precompute
+from video_alchemist.emojiworld.recipes.from_shards import precompute_shards
+from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
@@ -63,19 +65,24 @@ def train(
     networks: Path | None = None,
     config: TrainConfig | None = None,
     max_steps: int | None = None,
+    data: Path | None = None,
     **ablation: bool,
 ) -> Trained:
     """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
 
-    networks: folder of the frozen networks, where they are not in `work`.
+    networks: folder of the frozen networks, where they are not in `work`. data: shards to train on, not the world.
     """
-    pictures = precompute(scale, work, device, clips=False, count=scale.image_scenes, networks=networks)
+
+    def encoded(clips: bool) -> Path:
+        if data is not None:
+            return precompute_shards(scale, data, work, device, clips, networks or work, SMALL_AUGMENTATION)
+        count = scale.clip_scenes if clips else scale.image_scenes
+        return precompute(scale, work, device, clips, count, networks)
 
     def source(stage: Stage) -> EncodedWorld:
         if stage.name == "II-clips":
-            clips = precompute(scale, work, device, clips=True, count=scale.clip_scenes, networks=networks)
-            return EncodedWorld(clips, scale.clip_batch, seed=2, references=True)
-        return EncodedWorld(pictures, scale.image_batch, seed=1, references=stage.personalization)
+            return EncodedWorld(encoded(clips=True), scale.clip_batch, seed=2, references=True)
+        return EncodedWorld(encoded(clips=False), scale.image_batch, seed=1, references=stage.personalization)
 
     run = run or work / "transformer.run"
     trained = run_training(
