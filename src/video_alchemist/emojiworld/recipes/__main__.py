@@ -13,7 +13,11 @@ import torch
 from video_alchemist.emojiworld.recipes.command import parse_time
 from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 
-RECIPES = ("autoencoder", "text_encoder", "image_encoder", "judges", "transformer", "bundle", "evaluate", "ablation")
+CURATION = ("face_detector", "segmenter", "clip_filter", "detector")  # those that cost least first
+RECIPES = (
+    "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", *CURATION, "bundle", "evaluate",
+    "curation_scores", "ablation",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -26,7 +30,9 @@ def main() -> None:
     parser.add_argument(
         "--time-limit", type=parse_time, default=None, help="stop each recipe after this time, to go on later"
     )
-    parser.add_argument("--num-samples", type=int, default=200, help="evaluate: prompts a score")
+    parser.add_argument(
+        "--num-samples", type=int, default=200, help="evaluate: prompts a score; curation_scores: clips of each kind"
+    )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     marker = args.work / "scale"
@@ -43,13 +49,20 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
         ablation,
         autoencoder,
         bundle,
+        clip_filter,
+        curation_scores,
+        detector,
+        face_detector,
         image_encoder,
         judges,
         scores,
+        segmenter,
         text_encoder,
         transformer,
     )
+    from video_alchemist.emojiworld.recipes.curation_scale import CURATION_SCALES
 
+    curation = CURATION_SCALES[scale.name], work / "curation"
     match name:
         case "autoencoder":
             autoencoder.train(scale, work, device, time_limit)
@@ -61,8 +74,19 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
             judges.train(scale, work, device, time_limit)
         case "transformer":
             transformer.train(scale, work, device, time_limit)
+        case "face_detector":
+            face_detector.train(*curation, device, time_limit)
+        case "segmenter":
+            segmenter.train(*curation, device, time_limit)
+        case "clip_filter":
+            clip_filter.train(*curation, device, time_limit)
+        case "detector":
+            detector.train(*curation, device, time_limit)
+        case "curation_scores":
+            curation_scores.measure(work / "curation", device, num_samples)
         case "bundle":
             bundle.write(scale, work)
+            bundle.write_curation(work / "curation")
         case "evaluate":
             scores.evaluate(bundle.assemble(scale, work).to(device), scale, work, num_samples)
         case "ablation":

@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
-from transformers import Dinov2Model, PreTrainedTokenizerFast, T5EncoderModel
+from transformers import (
+    Dinov2Model,
+    GroundingDinoForObjectDetection,
+    PreTrainedTokenizerFast,
+    SamModel,
+    T5EncoderModel,
+    VideoMAEForVideoClassification,
+)
 
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
+from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
 from video_alchemist.sampling.pipeline import SHIPPED, AlchemistPipeline
 from video_alchemist.training.checkpoint import trained_transformer
+
+CURATION_NETWORKS: dict[str, Any] = {
+    "detector": GroundingDinoForObjectDetection,
+    "segmenter": SamModel,
+    "face_detector": HeatmapFaceDetector,
+    "clip_filter": VideoMAEForVideoClassification,
+}
 
 
 def assemble(scale: Scale, work: Path, run: str = "transformer") -> AlchemistPipeline:
@@ -45,8 +61,24 @@ def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Pat
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)
+    if (folder / "curation").exists():  # `write_curation`'s
+        os.replace(folder / "curation", temporary / "curation")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"wrote {folder} ({size / 1e6:.1f} MB)", flush=True)
+    return folder
+
+
+def write_curation(trained: Path, folder: Path = SHIPPED["emojiworld"] / "curation") -> Path:
+    """Replaces those of curation's shipped networks that are trained, in half precision."""
+    for role, network in CURATION_NETWORKS.items():
+        if not (trained / role / "config.json").exists():
+            continue
+        temporary = folder / f"{role}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(trained / role, temporary)
+        network.from_pretrained(trained / role).half().save_pretrained(temporary)
+        shutil.rmtree(folder / role, ignore_errors=True)
+        os.replace(temporary, folder / role)
     return folder
