@@ -70,10 +70,9 @@ def build(scale: CurationScale) -> VideoMAEForVideoClassification:
         num_frames=NUM_FRAMES,
         tubelet_size=2,
         use_mean_pooling=True,
-        num_labels=len(UNDESIRABLE),
         problem_type="multi_label_classification",
-        id2label=dict(enumerate(UNDESIRABLE)),
-        label2id={name: i for i, name in enumerate(UNDESIRABLE)},
+        id2label={i: str(name) for i, name in enumerate(UNDESIRABLE)},
+        label2id={str(name): i for i, name in enumerate(UNDESIRABLE)},
         **scale.clip_filter,
     )
     return VideoMAEForVideoClassification(config)

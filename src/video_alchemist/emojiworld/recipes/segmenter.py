@@ -6,6 +6,7 @@ B frames · A actors (boxes) · H,W pixels · S the side of the square that fram
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,8 @@ SEED = 30
 
 
 def build(scale: CurationScale) -> SamModel:
-    width, image = scale.segmenter_width, {"image_size": scale.segmenter_size, "patch_size": PATCH}
+    width = scale.segmenter_width
+    image: dict[str, Any] = {"image_size": scale.segmenter_size, "patch_size": PATCH}
     layers = scale.segmenter["num_hidden_layers"]
     vision = SamVisionConfig(
         **scale.segmenter,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,11 +101,14 @@ def text_config(scale: CurationScale, vocab_size: int) -> BertConfig:
 
 
 def backbone_config(scale: CurationScale) -> ResNetConfig:
-    return ResNetConfig(layer_type="basic", out_features=["stage2", "stage3", "stage4"], **scale.backbone)
+    options: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"], **scale.backbone}
+    return ResNetConfig(layer_type="basic", **options)
 
 
 class Vocabulary(nn.Module):
     """Pictures and words in one space; `backbone`, `text` and `project_text` go on into the detector."""
+
+    ids: Tensor
 
     def __init__(self, scale: CurationScale, tokenizer: BertTokenizer) -> None:
         super().__init__()
@@ -120,7 +124,10 @@ class Vocabulary(nn.Module):
     def words(self) -> Tensor:
         """(V, D) of unit length: concepts, then broader words. A word is the mean of its tokens."""
         special = torch.tensor([*SPECIAL_TOKENS, FIXED_TOKENS["[PAD]"]], device=self.ids.device)
-        mask, positions = generate_masks_with_special_tokens_and_transfer_map(self.ids, special[:-1])
+        mask, positions = generate_masks_with_special_tokens_and_transfer_map(
+            self.ids,  # type: ignore[arg-type]  # a tensor of longs
+            special[:-1],  # type: ignore[arg-type]
+        )
         tokens = self.project_text(self.text(self.ids, mask[:, None], position_ids=positions).last_hidden_state)
         own = (~torch.isin(self.ids, special))[..., None]
         return F.normalize((tokens * own).sum(dim=1) / own.sum(dim=1), dim=-1)
