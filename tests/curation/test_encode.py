@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from video_alchemist.curation.clip import Clip, Rejected, Source
+from video_alchemist.curation.clip import Clip, Rejected, Sighting, Source
 from video_alchemist.curation.decode import decode_clip
 from video_alchemist.curation.encode import encode_background, encode_clip, thumbnail, video_bytes
 from video_alchemist.curation.probe import Limits, probe_clip
@@ -70,6 +72,25 @@ def test_other_files_are_encoded(tmp_path: Path, videos, name: str, codec: str, 
     assert data == video_bytes(clip)
 
 
+def test_what_is_hidden_is_in_no_file(tmp_path: Path, videos) -> None:
+    """Guards against packets of a good file that are copied with the faces in them, and faces left in the record."""
+    clip = decoded(videos.write(tmp_path / "a.mp4", videos.numbered(30)))
+    face = Sighting(0, 1, (0, 0, 16, 12), 0.9, 0.9, {}, face=(0, 0, 16, 12), face_score=0.8)
+
+    def hide(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Blackens the white corner."""
+        for frame in frames:
+            yield np.where(frame > 230, 0, frame).astype(np.uint8)
+
+    done = encode_clip(replace(clip, sightings=(face,)), hide)
+    assert isinstance(done, Clip) and done.sightings == (replace(face, face=None, face_score=0.0),)
+    frames, codec, fps, _ = read(done.files["mp4"])
+    assert (codec, fps, len(frames)) == ("h264", 12, 30)
+    stored = [*frames, *(np.asarray(Image.open(io.BytesIO(done.files[f"f{i}.jpg"]))) for i in range(3))]
+    assert all(frame[:10, :14].max() < 30 for frame in stored)
+    assert [videos.number_of(frame) for frame in frames] == list(range(30))
+
+
 def test_parts_begin_and_end_exactly(tmp_path: Path, videos) -> None:
     """Guards against parts that begin at the key frame before, as copying would have it; also of the first shot."""
     path = videos.write(tmp_path / "a.mp4", videos.numbered(36), gop=25)
@@ -116,8 +137,6 @@ def test_thumbnails_of_rejects(tmp_path: Path, videos) -> None:
 
 
 def test_backgrounds(tmp_path: Path, videos) -> None:
-    from dataclasses import replace
-
     clip = decoded(videos.write(tmp_path / "a.mp4", videos.numbered(12)))
     assert clip.pixels is not None
     done = encode_background(replace(clip, pixels=replace(clip.pixels, background=clip.pixels.frames[1])))

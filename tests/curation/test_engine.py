@@ -116,6 +116,23 @@ def test_second_stage_alone_later(tmp_path: Path) -> None:
     assert '"A dog"' in (out / "background-00002.txt").read_text()
 
 
+def test_first_stage_alone_leaves_what_the_second_made(tmp_path: Path) -> None:
+    """Guards against costly backgrounds that vanish since new videos were annotated, and against those of a changed
+    annotation that stay."""
+    stages = (annotate(), background())
+    curate(tmp_path, *stages)
+    given = sources(COUNT + 1, s005="A dog")
+    assert set(curate(tmp_path, *stages, given=given, only="annotate")) == {"annotate"}
+    assert [path.name for path in sorted(tmp_path.glob("background-0*"))] == [
+        "background-00000.txt",
+        "background-00002.txt",
+    ]
+    curate(tmp_path, *stages, given=given)
+    curate(tmp_path / "at once", *stages, given=sources(COUNT), only="annotate")
+    curate(tmp_path / "at once", *stages, given=given)
+    assert published(tmp_path) == published(tmp_path / "at once")
+
+
 def test_what_is_no_longer_made_is_taken_away(tmp_path: Path) -> None:
     """Guards against sibling shards of an earlier run beside examples they do not belong to."""
     (tmp_path / "mine.txt").write_text("mine")

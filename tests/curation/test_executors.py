@@ -154,24 +154,32 @@ def with_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2] / "src"), str(Path(__file__).parent)])
     )
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which beside other work is next to standing still
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
     yield
     import ray
 
     ray.shutdown()
 
 
+def nice_steps(file: Path) -> list[Step]:
+    with file.open("a") as out:
+        out.write(f"{os.nice(0)}\n")
+    return make_steps()
+
+
 @pytest.mark.slow
 def test_ray_gives_what_inline_gives(tmp_path: Path, with_ray: None) -> None:
-    """Guards against an executor that crashes differently, and against pools that wait for CPUs nobody has."""
+    """Guards against an executor that crashes differently, pools that wait for CPUs nobody has, and Ray's niceness of
+    15, which beside other work is next to standing still."""
     mark = tmp_path / "lost"
     deeds = {"s000": "lose_machine_once@look", "s001": "raise@look", "s004": "segfault@measure"}
     given = [replace(one, path=str(mark)) for one in sources(COUNT, **deeds)]
     mark.touch()
     curate(tmp_path / "local", Processes(1), given, annotate(), background())
     mark.unlink()
-    results = curate(tmp_path / "ray", RayActors(3, cpus=2.0), given, annotate(), background())
-    assert mark.exists()
+    first = annotate(make_steps=partial(nice_steps, tmp_path / "nice"))
+    results = curate(tmp_path / "ray", RayActors(3, cpus=2.0), given, first, background())
+    assert mark.exists() and set((tmp_path / "nice").read_text().splitlines()) == {str(os.nice(0))}
     assert published(tmp_path / "ray") == published(tmp_path / "local")
     assert "in misbehave" in results["annotate"][0].trouble[0]["stderr"]
     with pytest.raises(ValueError, match="model 'no/such'"):

@@ -123,6 +123,35 @@ def test_split_shots(folder: Path, tmp_path: Path) -> None:
     assert len({dataset.record(i)["provenance"]["source"] for i in range(2)}) == 1
 
 
+def test_faces_may_be_hidden(folder: Path, tmp_path: Path) -> None:
+    """Guards against faces that remain in examples, in videos that are copied, or in the pictures of rejects."""
+    given = [folder / "kept 1.mp4", folder / "subject_not_found.mp4"]
+    table = tmp_path / "given.jsonl"
+    table.write_text("".join(json.dumps({"path": str(path), "caption": "A dog on the beach"}) + "\n" for path in given))
+    for name in ("shown", "hidden"):
+        profile = replace(PROFILE, blur_faces=name == "hidden")
+        curate(table, tmp_path / name, profile, executor=Inline(), make_roles=Squares)
+    shown, hidden = (ShardDataset(tmp_path / name) for name in ("shown", "hidden"))
+    assert {one.view for one in shown.example(0).references} == {"whole", "face"}
+    assert {one.view for one in hidden.example(0).references} == {"whole"} and hidden.example(0).background is not None
+    video, before = hidden.example(0).video, shown.example(0).video
+    assert video.shape == before.shape and all((one != other).any() for one, other in zip(video, before, strict=True))
+    lines = (tmp_path / "hidden" / "rejects-00000.jsonl").read_text()
+    assert "subject_not_found" in lines and "thumbnail" not in lines
+
+
+def test_text_is_looked_for_where_a_detector_is_named() -> None:
+    """Guards against a model that every profile would need, and against results with and without it in one place."""
+    profile = replace(PROFILE, models=replace(PROFILE.models, text_detector="db.onnx"))
+    names = [step.name for step in annotation_steps(profile, Roles(profile, "no such device"))]
+    assert names.index("undesirable") < names.index("text") < names.index("caption")
+    with_text, without = make_stages(profile)[0], make_stages(PROFILE)[0]
+    assert "text" in with_text.versions and "text" not in without.versions
+    assert with_text.config["models"]["text_detector"] == "db.onnx" and "text_detector" not in without.config["models"]
+    with pytest.raises(ValueError, match="text_detector: 'db.onnx' is not there"):
+        _ = Roles(profile, "cpu").text_detector
+
+
 def test_lists_of_steps_load_nothing() -> None:
     """Guards against models that are loaded to know a version, and against steps of one name."""
     nothing = Roles(PROFILE, "no such device")
@@ -135,11 +164,7 @@ def test_lists_of_steps_load_nothing() -> None:
     ]  # fmt: skip
     probe = annotation_steps(PROFILE, nothing)[0]
     (outcome,) = probe.run([Clip("a", Source("a", "/no/such.mp4"))])
-    assert isinstance(outcome, Rejected) and (outcome.code, outcome.step, outcome.transient) == (
-        "no_such_file",
-        "probe",
-        True,
-    )
+    assert isinstance(outcome, Rejected) and (outcome.code, outcome.transient) == ("no_such_file", True)
 
 
 def test_addresses_follow_what_matters() -> None:

@@ -95,7 +95,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a clip left. code: one of `curation.codes`; transient ones (a full disk) are tried again by the next run."""
+    """Why a clip left. code: one of `curation.codes`; transient ones (a disk that was away) are tried again by the next
+    run. step: where; the engine fills it in."""
 
     clip: Clip
     code: str

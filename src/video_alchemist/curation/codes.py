@@ -33,6 +33,8 @@ CODES: dict[str, Code] = {
     "slight_motion": Code("tiny camera movement, resting foreground"),
     "screen_in_screen": Code("an image or video laid over another"),
     "screen_recording": Code("a recording of a computer screen"),
+    # where a profile names a text detector
+    "text_overlay": Code("text covers more of a frame than the profile wants"),
     # entity words (App. A.2)
     "no_caption": Code("no caption was given, and no captioner"),
     "entity_no_answer": Code("the extractor of entity words could not be asked", transient=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,17 +23,26 @@ JPEG_QUALITY = 95
 CRF = 16  # of what has to be encoded again: hardly to be told from the source
 THUMBNAIL = 128  # pixels: the longer side of what the report shows of rejects
 FPS_LIMIT = 1001  # largest denominator: 24000/1001 and its kin
+Hide = Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]]  # frames => the same, without what nobody may see
 
 
-def encode_clip(clip: Clip) -> Outcome:
-    """The clip with its files in place of its pixels: "f0.jpg", "f1.jpg", "f2.jpg" and "mp4"."""
+def encode_clip(clip: Clip, hide: Hide | None = None) -> Outcome:
+    """The clip with its files in place of its pixels: "f0.jpg", "f1.jpg", "f2.jpg" and "mp4".
+
+    hide: takes the faces out of every frame that is stored; a face that is hidden is no reference.
+    """
     assert clip.pixels is not None, "decode a clip before encoding it"
-    files = {f"f{i}.jpg": jpeg(frame) for i, frame in enumerate(clip.pixels.frames)}
+    frames: Iterable[np.ndarray] = clip.pixels.frames
+    sightings = clip.sightings
+    if hide is not None:
+        frames = hide(frames)
+        sightings = tuple(replace(one, face=None, face_score=0.0) for one in sightings)
+    files = {f"f{i}.jpg": jpeg(frame) for i, frame in enumerate(frames)}
     try:
-        files["mp4"] = video_bytes(clip)
+        files["mp4"] = video_bytes(clip, hide)
     except VideoError as error:
         return reject(clip, error.code, error.detail)
-    return replace(clip, pixels=None, files=files)
+    return replace(clip, pixels=None, sightings=sightings, files=files)
 
 
 def encode_background(clip: Clip) -> Outcome:
@@ -63,12 +72,13 @@ def jpeg(picture: np.ndarray, quality: int = JPEG_QUALITY, size: tuple[int, int]
     return stream.getvalue()
 
 
-def video_bytes(clip: Clip) -> bytes:
-    """The clip as mp4 in H.264 without sound: packets of a whole file are copied, parts of one are encoded again."""
+def video_bytes(clip: Clip, hide: Hide | None = None) -> bytes:
+    """The clip as mp4 in H.264 without sound: packets of a whole file are copied, parts of one are encoded again, and
+    so is what has something to hide."""
     with tempfile.TemporaryDirectory(prefix="alchemist-") as folder:
         path = Path(folder, "clip.mp4")
-        if not _copy(clip, path):
-            _encode(clip, path)
+        if hide is not None or not _copy(clip, path):
+            _encode(clip, path, hide)
         return path.read_bytes()
 
 
@@ -95,14 +105,15 @@ def _copy(clip: Clip, path: Path) -> bool:
     return count == probe.num_frames  # or the clip is the first of several shots
 
 
-def _encode(clip: Clip, path: Path) -> None:
+def _encode(clip: Clip, path: Path, hide: Hide | None) -> None:
     """One frame at a time, at a constant rate; the same bytes on one machine, since there is one thread."""
     import av
 
     assert clip.probe is not None
     fps = Fraction(clip.probe.fps).limit_denominator(FPS_LIMIT)
+    frames = _steady(clip, float(fps))
     with av.open(str(path), "w", format="mp4", options=_OPTIONS) as out:
-        for frame in _steady(clip, float(fps)):
+        for frame in frames if hide is None else hide(frames):
             even = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
             stream = out.streams.video[0] if out.streams.video else _stream(out, fps, even)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))

@@ -62,7 +62,8 @@ def run(
 ) -> dict[str, list[Receipt]]:
     """Does what receipts do not yet vouch for, and publishes the stages that are complete. Their receipts by name.
 
-    only: the one stage to work on; what it reads must be done. Rejects that are transient are tried again.
+    only: the one stage to work on; what it reads must be done. A stage that reads another one adds to its units, so
+    that those it has done are published in any case. Rejects that are transient are tried again.
     """
     out = out.resolve()
     descriptions = describe(stages)
@@ -71,6 +72,7 @@ def run(
         raise ValueError(f"stage {only!r}; expected one of {', '.join(folders)}")
     (out / WORK).mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Receipt]] = {}
+    shown: dict[Path, list[Receipt]] = {}
     with locked(out / WORK / "lock"), _full_disk_told(out):
         for stage in stages:
             mine = only in (None, stage.name)
@@ -84,10 +86,12 @@ def run(
             if mine:
                 work.prepare(descriptions[stage.name])
                 work.run(executor, out / WORK / "logs")
-            complete = [receipt for receipt in work.receipts if receipt is not None]
-            if len(complete) == len(manifest.units):
-                results[stage.name] = complete
-        publish(out, {folders[name]: receipts for name, receipts in results.items()}, finish)
+            done = [receipt for receipt in work.receipts if receipt is not None]
+            if len(done) == len(manifest.units):
+                results[stage.name] = done
+            if stage.name in results or stage.upstream is not None:
+                shown[folders[stage.name]] = done
+        publish(out, shown, finish)
     return results
 
 

@@ -145,7 +145,7 @@ class _Slot:
         context = get_context("spawn")  # forked CUDA contexts and thread pools do not work
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(stage, theirs, str(self.log)), name="alchemist-curate")
-        with _environment(self.environment):
+        with environment(self.environment):
             self.process.start()
         theirs.close()
         self.memory = 0
@@ -282,7 +282,7 @@ def _resident(pid: int | None) -> int:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
     """What a child inherits: read when it starts, before libraries look."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

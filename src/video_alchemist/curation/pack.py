@@ -140,18 +140,13 @@ def _path(source: Source) -> str:
 # Rejects
 
 
-def step_of(rejected: Rejected) -> str:
-    """The step that a clip left at; the engine's own rejects say it in their detail."""
-    return rejected.step or rejected.detail.partition(":")[0]
-
-
 def _reject_lines(rejected: Sequence[Rejected]) -> Iterator[dict[str, Any]]:
     shown: Counter[str] = Counter()
     for one in rejected:
         clip, source = one.clip, one.clip.source
         line: dict[str, Any] = {
             "id": clip.id,
-            "step": step_of(one),
+            "step": one.step,
             "code": one.code,
             "detail": one.detail,
             "transient": one.transient,

@@ -32,6 +32,7 @@ class Models:
     segmenter: str = ""
     face_detector: str = ""  # an .onnx file, or a folder
     inpainter: str = "telea"
+    text_detector: str = ""  # an .onnx file; without one, nobody looks for text
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class CurationProfile:
     """All that decides what becomes of a video. Scores in [0, 1].
 
     shot_end: a frame that ends a shot with more probability does. undesirable: the highest score of App. A.1's kinds
-    that is accepted. min_motion: grey levels of 255 that a clip changes by from moment to moment. batch: clips that the
-    models see at a time.
+    that is accepted. min_motion: grey levels of 255 that a clip changes by from moment to moment. max_text: share of a
+    frame that text may cover, where a text detector is named. blur_faces: makes those that `faces.score` accepts
+    unrecognisable in all that is stored. batch: clips that the models see at a time.
     """
 
     name: str
@@ -49,10 +51,12 @@ class CurationProfile:
     shot_end: float = 0.5
     min_motion: float = 0.1
     undesirable: float = 0.5
+    max_text: float = 0.03  # a line of subtitles covers some 0.05
     grounding: Grounding = field(default_factory=Grounding)
     faces: FaceRules = field(default_factory=FaceRules)
     background: BackgroundRules = field(default_factory=BackgroundRules)
     split_shots: bool = False
+    blur_faces: bool = False
     batch: int = 8
 
 

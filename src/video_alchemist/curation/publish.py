@@ -15,7 +15,7 @@ Finish = Callable[[Path, Sequence[Receipt]], None]
 
 
 def publish(out: Path, results: Mapping[Path, Sequence[Receipt]], finish: Finish) -> None:
-    """results: folder of a finished stage -> receipts of its units.
+    """results: folder of a stage -> receipts of its finished units.
 
     finish: writes `out/dataset.json`, atomically, from what receipts say of counts and parts (not of times: the same
     shards, the same file). While anything changes there is none, so that no reader meets half of two data sets.

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from video_alchemist.curation.executors import LAST, Lost, Message, Pool, open_processes
+from video_alchemist.curation.executors import LAST, Lost, Message, Pool, environment, open_processes
 from video_alchemist.curation.stage import Stage
 from video_alchemist.curation.unit import Task
 
 OBJECT_STORE = 100 * 2**20  # bytes; only messages travel
+NICENESS = "RAY_worker_niceness"  # 15 by default: beside any other work, next to standing still
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class RayActors:
             ray.init(address=address, **options)
             return
         cpus = math.ceil(self.workers * self.cpus) + 1
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE, **options)
+        with environment({NICENESS: os.environ.get(NICENESS, "0")}):
+            ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE, **options)
         gpus, wanted = ray.cluster_resources().get("GPU", 0), self.workers * self.gpus
         if wanted > gpus:
             ray.shutdown()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from video_alchemist.pretrained.inpainter import Inpainter
     from video_alchemist.pretrained.segmenter import Segmenter
     from video_alchemist.pretrained.shot_detector import ShotDetector
+    from video_alchemist.pretrained.text_detector import TextDetector
 
 T = TypeVar("T")
 
@@ -109,6 +110,12 @@ class Roles:
         if name == "telea":
             return TeleaInpainter()
         return self._load("inpainter", lambda: DiffusionInpainter.from_pretrained(name, self.device))
+
+    @cached_property
+    def text_detector(self) -> TextDetector:
+        from video_alchemist.pretrained.text_detector import DBTextDetector
+
+        return self._load("text_detector", lambda: DBTextDetector(self.profile.models.text_detector))
 
     def _load(self, role: str, load: Callable[[], T]) -> T:
         """The network, or an error that names the role, what was tried, and what to do."""

@@ -38,7 +38,7 @@ from video_alchemist.curation.ray_executor import RayActors
 from video_alchemist.curation.receipts import Receipt
 from video_alchemist.curation.roles import Roles
 from video_alchemist.curation.sources import list_sources
-from video_alchemist.curation.stage import Stage
+from video_alchemist.curation.stage import Stage, without_pixels
 from video_alchemist.curation.steps import annotation_steps, background_steps
 
 ENGINES = ("local", "ray")
@@ -49,7 +49,8 @@ ANNOTATION_ROLES = (
 )  # fmt: skip
 BACKGROUND_ROLES = ("detector", "inpainter")
 ANNOTATION_SETTINGS = (
-    "name", "limits", "shot_end", "min_motion", "undesirable", "grounding", "faces", "split_shots", "batch",
+    "name", "limits", "shot_end", "min_motion", "undesirable", "max_text", "grounding", "faces", "split_shots",
+    "blur_faces", "batch",
 )  # fmt: skip
 BACKGROUND_SETTINGS = ("name", "background", "batch")
 
@@ -71,7 +72,7 @@ def curate(
     """
     sources = list_sources(videos, captions)
     if make_roles is Roles:
-        check_models(profile, (*ANNOTATION_ROLES, *BACKGROUND_ROLES))
+        check_models(profile, (*annotation_roles(profile), *BACKGROUND_ROLES))
     manifest = freeze(sources, output, unit_size)
     stages = make_stages(profile, make_roles)
     config = {stage.name: dict(stage.config) for stage in stages}
@@ -117,9 +118,14 @@ def summary(receipts: Mapping[str, Sequence[Receipt]]) -> str:
     return "\n".join(lines)
 
 
+def annotation_roles(profile: CurationProfile) -> tuple[str, ...]:
+    """All that the paper has, and what the profile adds."""
+    return (*ANNOTATION_ROLES, *(["text_detector"] if profile.models.text_detector else []))
+
+
 def make_stages(profile: CurationProfile, make_roles: MakeRoles = Roles) -> list[Stage]:
     """Annotation and backgrounds, each with all that its result depends on."""
-    models = model_names(profile, ANNOTATION_ROLES)
+    models = model_names(profile, annotation_roles(profile))
     common = {"pack": PACK_VERSION, "roles": f"{make_roles.__module__}.{make_roles.__qualname__}"}
     annotate = Stage(
         name=STAGES[0],
@@ -127,7 +133,7 @@ def make_stages(profile: CurationProfile, make_roles: MakeRoles = Roles) -> list
         write=partial(write_annotations, profile=profile.name, models=models),
         versions=_versions(annotation_steps(profile, Roles(profile))),
         config={**common, "models": models, "settings": settings(profile, ANNOTATION_SETTINGS)},
-        shrink=thumbnail,
+        shrink=without_pixels if profile.blur_faces else thumbnail,  # those of rejects would show the faces
     )
     painters = model_names(profile, BACKGROUND_ROLES)
     background = Stage(
@@ -156,7 +162,7 @@ def make_executor(engine: str, workers: int) -> Executor:
 
 
 def _annotation(profile: CurationProfile, make_roles: MakeRoles) -> list[Step]:
-    return annotation_steps(profile, make_roles(profile).load(ANNOTATION_ROLES))
+    return annotation_steps(profile, make_roles(profile).load(annotation_roles(profile)))
 
 
 def _background(profile: CurationProfile, make_roles: MakeRoles) -> list[Step]:

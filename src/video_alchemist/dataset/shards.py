@@ -14,12 +14,11 @@ FOLDER/tombstones.json         sources that were taken down; readers pass over t
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,14 @@ from video_alchemist.dataset.manifest import ROOT as ROOT  # part of what writer
 from video_alchemist.dataset.manifest import read_manifest as read_manifest
 from video_alchemist.dataset.manifest import write_manifest as write_manifest
 from video_alchemist.dataset.masks import crop, cut_out
-from video_alchemist.dataset.storage import Folder, Members, Place, json_line, write_durably, write_table, write_tar
+from video_alchemist.dataset.storage import Folder, Members, Place, json_line, write_table, write_tar
+from video_alchemist.dataset.tombstones import TOMBSTONES as TOMBSTONES
+from video_alchemist.dataset.tombstones import buried_sources as buried_sources
+from video_alchemist.dataset.tombstones import did_you_mean
+from video_alchemist.dataset.tombstones import take_down as take_down
 from video_alchemist.records import Entity, Example, Reference, View
 from video_alchemist.video import read_video
 
-MAX_CLIPS = 2000  # a shard
-TOMBSTONES = "tombstones.json"
 FRAMES = ("f0.jpg", "f1.jpg", "f2.jpg")
 LATER = {"background": "bg.jpg", "latents": "safetensors"}  # columns that may come later, and their members' suffix
 
@@ -71,14 +72,13 @@ def write_shard(
 ) -> dict[str, Path]:
     """Writes examples, video and index of shard `number`; the same input, the same bytes. Paths by column.
 
-    records: what <id>.json holds (docs/shards.md). files: id -> "f0.jpg", "f1.jpg", "f2.jpg" and "mp4".
+    records: what <id>.json holds (docs/shards.md); as many as there are: a shard is a work unit of curation, and one of
+    long videos cut into their shots may have thousands. files: id -> "f0.jpg", "f1.jpg", "f2.jpg" and "mp4".
     """
     by_id = {str(record["id"]): record for record in sorted(records, key=lambda record: str(record["id"]))}
     if len(by_id) < len(records):
         ids = [str(record["id"]) for record in records]
         raise ValueError(f"two clips have the id {max(ids, key=ids.count)!r}; expected each once")
-    if len(by_id) > MAX_CLIPS:
-        raise ValueError(f"{len(by_id)} clips for one shard; expected at most {MAX_CLIPS}")
     paths = {column: _path(folder, column, number, "tar") for column in ("examples", "video")}
     paths["index"] = _path(folder, "index", number, "parquet")
     examples = {
@@ -135,27 +135,6 @@ def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place)
         "examples": sorted(examples.items()),
         "video": video,
     }
-
-
-# ------------------------------------------------------------------------------------------------------------------
-# Taking down
-
-
-def take_down(folder: Path, sources: Iterable[str]) -> list[str]:
-    """Buries sources: whoever opens the folder from now on passes over their clips. All that are buried, sorted."""
-    buried = set(buried_sources(folder))
-    known = buried | set(ShardDataset(folder).index["source"].to_pylist())
-    for source in sources:
-        if source not in known:
-            raise ValueError(f"no source {source!r} in {str(folder)!r}{did_you_mean(source, known)}")
-        buried.add(source)
-    write_durably(folder / TOMBSTONES, (json.dumps(sorted(buried), indent=1) + "\n").encode())
-    return sorted(buried)
-
-
-def buried_sources(folder: str | Path | Folder) -> list[str]:
-    place = folder if isinstance(folder, Folder) else Folder(folder)
-    return json.loads(place.read(TOMBSTONES)) if TOMBSTONES in place else []
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -338,11 +317,6 @@ class ShardDataset:
                 raise ValueError(
                     f"{self.folder.place}/{name} differs from its sha256 in the manifest: copy the shard again"
                 )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _picture(contents: bytes) -> np.ndarray:

@@ -19,9 +19,9 @@ class CurationScale:
     backbone: dict[str, Any] = field(default_factory=dict)
     detector: dict[str, Any] = field(default_factory=dict)
     vocabulary_batch: int = 192
-    vocabulary_steps: int = 1500
+    vocabulary_steps: int = 900
     detector_batch: int = 32
-    detector_steps: int = 2600
+    detector_steps: int = 2000
     segmenter_size: int = 128  # pixels of the square that frames are padded to
     segmenter: dict[str, Any] = field(default_factory=dict)
     segmenter_width: int = 64  # channels of prompt encoder and mask decoder
