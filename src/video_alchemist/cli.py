@@ -201,7 +201,8 @@ def train(
     preset: Annotated[str, typer.Argument(help="emojiworld, or emojiworld-base for a GPU.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; the same command resumes.")],
     data: Annotated[
-        Path | None, typer.Option(metavar="SHARDS", help="What `alchemist curate` made; default: EmojiWorld, rendered.")
+        str | None,
+        typer.Option(metavar="SHARDS", help="A folder or URL of shards; default: EmojiWorld, rendered."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this step of the run.")] = None,
     time_limit: Annotated[str | None, typer.Option(metavar="9m", help="Stop with a checkpoint after it.")] = None,

@@ -34,6 +34,20 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How Grounding DINO is asked and its answer read. As it stands, in the way that finds most.
+
+    joined: all words as they are in one prompt "a . b.", cut where the model's tokens end; else without marks, in as
+    many prompts as are necessary. runs: a word's tokens are all runs of them, also inside other words ("man" in "old
+    man"); else its own only. clamped: boxes end at the frame's edges.
+    """
+
+    joined: bool = False
+    runs: bool = False
+    clamped: bool = True
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What one forward asks of one frame. tokens: of each word, its positions in the prompt."""
 
@@ -74,50 +88,62 @@ class GroundingDinoDetector:
         return cls(model, GroundingDinoProcessor.from_pretrained(name, **options), device)
 
     @torch.inference_mode()
-    def __call__(self, frames: Sequence[np.ndarray], words: Sequence[Sequence[str]]) -> list[list[list[Detection]]]:
+    def __call__(
+        self, frames: Sequence[np.ndarray], words: Sequence[Sequence[str]], reading: Reading = Reading()
+    ) -> list[list[list[Detection]]]:
         if len(frames) != len(words):
             raise ValueError(f"{len(frames)} frames and {len(words)} lists of words; expected one list a frame")
         asked: dict[tuple[int, ...], list[Prompt]] = defaultdict(list)
         for i, frame in enumerate(frames):
-            asked[frame.shape].extend(self._prompts(i, words[i]))
+            asked[frame.shape].extend(self._prompts(i, words[i], reading))
         found: dict[tuple[int, str], list[Detection]] = {}
         for prompts in asked.values():
             for first in range(0, len(prompts), self.batch):
                 part = prompts[first : first + self.batch]
-                for prompt, scores, boxes in zip(part, *self._forward(frames, part), strict=True):
+                for prompt, scores, boxes in zip(part, *self._forward(frames, part, reading.clamped), strict=True):
                     for word, candidates in zip(prompt.words, best_two(scores, boxes), strict=True):
                         found[prompt.frame, word] = candidates
-        return [[list(found.get((i, plain(word)), [])) for word in row] for i, row in enumerate(words)]
+        known = str.lower if reading.joined else plain
+        return [[list(found.get((i, known(word)), [])) for word in row] for i, row in enumerate(words)]
 
-    def _prompts(self, frame: int, words: Sequence[str]) -> Iterator[Prompt]:
+    def _prompts(self, frame: int, words: Sequence[str], reading: Reading = Reading()) -> Iterator[Prompt]:
         """ "word. word. word.", as often as the model's number of tokens makes necessary; each word once."""
+        if reading.joined:
+            if words:
+                yield self._prompt(frame, list(dict.fromkeys(map(str.lower, words))), " . ", reading.runs)
+            return
         room = self.model.config.max_text_len - self.tokenizer.num_special_tokens_to_add()
         chunk: list[str] = []
         used = 0
         for word in dict.fromkeys(map(plain, words)):
             length = len(self.tokenizer(f"{word}.", add_special_tokens=False)["input_ids"])
             if chunk and used + length > room:
-                yield self._prompt(frame, chunk)
+                yield self._prompt(frame, chunk, runs=reading.runs)
                 chunk, used = [], 0
             chunk.append(word)
             used += length
         if chunk:
-            yield self._prompt(frame, chunk)
+            yield self._prompt(frame, chunk, runs=reading.runs)
 
-    def _prompt(self, frame: int, words: Sequence[str]) -> Prompt:
-        text = " ".join(f"{word}." for word in words)
-        offsets = self.tokenizer(
+    def _prompt(self, frame: int, words: Sequence[str], comma: str = ". ", runs: bool = False) -> Prompt:
+        text = comma.join(words) + "."
+        asked = self.tokenizer(
             text, truncation=True, max_length=self.model.config.max_text_len, return_offsets_mapping=True
-        )["offset_mapping"]
+        )
         tokens, start = [], 0
         for word in words:
             end = start + len(word)
-            own = (k for k, (left, right) in enumerate(offsets) if max(start, left) < min(end, right))
-            tokens.append(tuple(own))
-            start = end + len(". ")
+            if runs:
+                tokens.append(_runs(self.tokenizer(word, add_special_tokens=False)["input_ids"], asked["input_ids"]))
+            else:
+                offsets = enumerate(asked["offset_mapping"])
+                tokens.append(tuple(k for k, (left, right) in offsets if max(start, left) < min(end, right)))
+            start = end + len(comma)
         return Prompt(frame, text, tuple(words), tuple(tokens))
 
-    def _forward(self, frames: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> tuple[list[Tensor], np.ndarray]:
+    def _forward(
+        self, frames: Sequence[np.ndarray], prompts: Sequence[Prompt], clamped: bool
+    ) -> tuple[list[Tensor], np.ndarray]:
         """Frames of one shape => per prompt the words' scores (Q, W); all boxes (B, Q, 4) in pixels."""
         height, width = frames[prompts[0].frame].shape[:2]
         pixels = self.image_processor(
@@ -140,13 +166,20 @@ class GroundingDinoDetector:
         probabilities = output.logits.float().sigmoid()                                # (B, Q, S)
         scores = [span_scores(row, prompt.tokens) for row, prompt in zip(probabilities, prompts, strict=True)]
         centre, size = output.pred_boxes.float().split(2, dim=-1)                      # (B, Q, 2) in [0, 1]
-        corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
+        corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+        corners = corners.clamp(0, 1) if clamped else corners
         return scores, (corners * corners.new_tensor([width, height, width, height])).cpu().numpy()
 
 
 def plain(word: str) -> str:
     """A word as the prompt has it: lower case, and without the marks that part phrases."""
     return " ".join(word.lower().replace(".", " ").replace("?", " ").split())
+
+
+def _runs(part: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
+    """Positions of all runs of the tokens `part` in the tokens `whole`."""
+    starts = [k for k in range(len(whole)) if part and list(whole[k : k + len(part)]) == list(part)]
+    return tuple(sorted({k + i for k in starts for i in range(len(part))}))
 
 
 def span_scores(probabilities: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:

@@ -27,11 +27,11 @@ def train_preset(
     time_limit: str | None,
     settings: list[str],
     export: Path | None,
-    data: Path | None = None,
+    data: str | Path | None = None,
 ) -> None:
     """Trains until the stages' end, `max_steps` or `time_limit`, whichever comes first; then exports.
 
-    data: a folder of shards; None = EmojiWorld, rendered.
+    data: a folder of shards, or an fsspec URL of one; None = EmojiWorld, rendered.
     """
     if preset not in PRESETS:
         near = difflib.get_close_matches(preset, PRESETS, n=1)

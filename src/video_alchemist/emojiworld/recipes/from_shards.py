@@ -22,6 +22,7 @@ from torch import Tensor
 from video_alchemist.dataset.augmentation import Augmentation
 from video_alchemist.dataset.picture import fit_square, read_picture
 from video_alchemist.dataset.shards import ROOT, TOMBSTONES, ShardDataset
+from video_alchemist.dataset.storage import Folder
 from video_alchemist.emojiworld.recipes.encoded import SHARD, Encoders, encode, join, shard_path
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import WorldBatch
@@ -33,7 +34,7 @@ GROUND = -1
 
 
 def precompute_shards(
-    scale: Scale, shards: Path, work: Path, device: str, clips: bool, networks: Path, augmentation: Augmentation
+    scale: Scale, shards: str | Path, work: Path, device: str, clips: bool, networks: Path, augmentation: Augmentation
 ) -> Path:
     """Encodes every clip, or a frame of every clip, once; goes on where an earlier call stopped. The folder."""
     dataset = ShardDataset(shards)
@@ -59,10 +60,11 @@ def precompute_shards(
     return folder
 
 
-def _fingerprint(shards: Path) -> str:
+def _fingerprint(shards: str | Path) -> str:
     """Of the clips that may be trained on: other shards, or a takedown, are encoded anew."""
-    files = [shards / name for name in (ROOT, TOMBSTONES)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.exists())).hexdigest()[:12]
+    folder = Folder(shards)
+    contents = [folder.read(name) for name in (ROOT, TOMBSTONES) if name in folder]
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:12]
 
 
 def batch_of(examples: Sequence[Example], scale: Scale, clips: bool, device: str) -> WorldBatch:

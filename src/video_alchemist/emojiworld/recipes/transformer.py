@@ -65,7 +65,7 @@ def train(
     networks: Path | None = None,
     config: TrainConfig | None = None,
     max_steps: int | None = None,
-    data: Path | None = None,
+    data: str | Path | None = None,
     **ablation: bool,
 ) -> Trained:
     """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
