@@ -32,8 +32,9 @@ class CurationScale:
     face_batch: int = 24
     face_steps: int = 1000
     clip_filter: dict[str, Any] = field(default_factory=dict)
+    filter_clips: int = 4096  # rendered once
     filter_batch: int = 32
-    filter_steps: int = 1000
+    filter_steps: int = 1500
     learning_rate: float = 1e-3
 
 
@@ -60,8 +61,9 @@ BASE = CurationScale(
     face_batch=192,
     face_steps=4000,
     clip_filter={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 768},
+    filter_clips=32_768,
     filter_batch=128,
-    filter_steps=5000,
+    filter_steps=8000,
 )
 
 CURATION_SCALES = {scale.name: scale for scale in (SMALL, BASE)}
