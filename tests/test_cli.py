@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from video_alchemist.cli import main
+from video_alchemist.cli.main import main
 from video_alchemist.video import read_video
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from video_alchemist.cli import VIDEOS, app
+from video_alchemist.cli.curate import VIDEOS
+from video_alchemist.cli.main import app
 from video_alchemist.emojiworld.recipes.command import PRESETS, parse_time
 from video_alchemist.sampling.request import read_manifest
 

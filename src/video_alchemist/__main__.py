@@ -1,5 +1,5 @@
 """python -m video_alchemist"""
 
-from video_alchemist.cli import main
+from video_alchemist.cli.main import main
 
 main()

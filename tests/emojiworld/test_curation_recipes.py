@@ -44,6 +44,7 @@ TINY = replace(
     face_batch=4,
     face_steps=1,
     clip_filter={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    filter_clips=32,
     filter_batch=2,
     filter_steps=1,
 )
@@ -158,6 +159,24 @@ def test_a_clip_in_which_all_wait_is_still():
     moving = replace(resting, actors=(replace(waiting, action="jumps"),))
     assert clip_filter.labels(moving) == [0, 0, 0, 0]
     assert clip_filter.labels(replace(moving, undesirable="screen_recording")) == [0, 0, 0, 1]
+
+
+def test_tokens_are_told_how_their_part_moves(monkeypatch):
+    """Guards against motion in other pixels than the network's, of the wrong frames, or that mirroring leaves alone."""
+    monkeypatch.setattr(clip_filter, "random_size", lambda generator: (96, 96))
+    known = clip_filter.clips(0, 0, 32, "cpu")
+    assert known.video.shape == (32, 16, 3, 64, 64) and known.motion.shape == (32, 8, 4, 4, 5)
+    still = known.labels[:, 1] == 1  # tiny camera movement, resting foreground
+    speeds = known.motion[..., :4].abs().amax(dim=(1, 2, 3, 4))
+    assert still.any() and speeds[still].max() < 1 < speeds[~still].median()
+    one = clip_filter.Clips(known.video[:1], known.labels[:1], known.motion[:1])
+    drawn = [clip_filter.draw(one, 1, step, 1, "cpu").motion for step in range(8)]
+    mirrored = [not torch.equal(motion, one.motion) for motion in drawn]
+    assert any(mirrored) and not all(mirrored)
+    flipped = drawn[mirrored.index(True)]
+    assert torch.equal(flipped[..., 0], -one.motion[..., 0].flip(-1)) and torch.equal(
+        flipped[..., 4], one.motion[..., 4].flip(-1)
+    )
 
 
 def test_boxes_and_masks_of_the_segmenter_agree():

@@ -14,9 +14,10 @@ from video_alchemist.emojiworld.recipes.command import parse_time
 from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 
 CURATION = ("face_detector", "segmenter", "clip_filter", "detector")  # those that cost least first
+EVALUATORS = ("subject_encoder", "image_text", "face_embedder", "optical_flow")  # the benchmark's own
 RECIPES = (
-    "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", *CURATION, "bundle", "evaluate",
-    "curation_scores", "ablation",
+    "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", *CURATION, *EVALUATORS, "bundle",
+    "evaluate", "curation_scores", "evaluator_scores", "ablation",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
         clip_filter,
         curation_scores,
         detector,
+        evaluators,
         face_detector,
         image_encoder,
         judges,
@@ -82,11 +84,18 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
             clip_filter.train(*curation, device, time_limit)
         case "detector":
             detector.train(*curation, device, time_limit)
+        case "image_text" | "subject_encoder" | "face_embedder" | "optical_flow":
+            own = evaluators.SCALES[scale.name]
+            evaluators.train(name, own, work / "benchmark", device, time_limit, work / "tokenizer")
+        case "evaluator_scores":
+            for score, value in evaluators.measure(work / "benchmark", device).items():
+                print(f"{score:40} {value:.3f}", flush=True)
         case "curation_scores":
             curation_scores.measure(work / "curation", device, num_samples)
         case "bundle":
             bundle.write(scale, work)
             bundle.write_curation(work / "curation")
+            bundle.write_evaluators(work / "benchmark")
         case "evaluate":
             scores.evaluate(bundle.assemble(scale, work).to(device), scale, work, num_samples)
         case "ablation":

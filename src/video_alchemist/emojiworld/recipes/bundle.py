@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import (
     VideoMAEForVideoClassification,
 )
 
+from video_alchemist.emojiworld.recipes.evaluators import NETWORKS
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
@@ -61,8 +63,9 @@ def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Pat
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)
-    if (folder / "curation").exists():  # `write_curation`'s
-        os.replace(folder / "curation", temporary / "curation")
+    for part in ("curation", "benchmark"):  # `write_curation`'s and `write_evaluators`'
+        if (folder / part).exists():
+            os.replace(folder / part, temporary / part)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -72,7 +75,16 @@ def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Pat
 
 def write_curation(trained: Path, folder: Path = SHIPPED["emojiworld"] / "curation") -> Path:
     """Replaces those of curation's shipped networks that are trained, in half precision."""
-    for role, network in CURATION_NETWORKS.items():
+    return _write_networks(CURATION_NETWORKS, trained, folder)
+
+
+def write_evaluators(trained: Path, folder: Path = SHIPPED["emojiworld"] / "benchmark") -> Path:
+    """Replaces those of the benchmark's shipped networks that are trained, in half precision."""
+    return _write_networks(NETWORKS, trained, folder)
+
+
+def _write_networks(networks: Mapping[str, Any], trained: Path, folder: Path) -> Path:
+    for role, network in networks.items():
         if not (trained / role / "config.json").exists():
             continue
         temporary = folder / f"{role}.tmp"

@@ -1,0 +1,147 @@
+"""`alchemist generate`: the main job."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from video_alchemist.records import Kind, Reference, View
+from video_alchemist.sampling.request import Request, parse_size, read_manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from video_alchemist.sampling.pipeline import AlchemistPipeline
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SHEET_FRAMES = 8
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the video shows.")] = None,
+    ref: Annotated[list[str] | None, typer.Option(metavar="WORD=IMAGE", help="A picture of its subject.")] = None,
+    face: Annotated[list[str] | None, typer.Option(metavar="WORD=IMAGE", help="A picture of its face.")] = None,
+    background: Annotated[str | None, typer.Option(metavar="WORD=IMAGE", help="A picture of the place.")] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option(metavar="WORD=IMAGE", help="Where the subject is in its picture; n-th to n-th.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="OUT.mp4, or with --batch the folder of the outputs.")
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="DIR|ID", help="Shipped, a folder or a hub id.")] = "emojiworld",
+    num_frames: Annotated[int | None, typer.Option(help="4 k + 1.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels.")] = None,
+    num_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    text_scale: Annotated[float | None, typer.Option(help="Guidance by the text; the paper: 8.")] = None,
+    image_scale: Annotated[float | None, typer.Option(help="Guidance by the pictures; the paper: 3.")] = None,
+    equation: Annotated[int, typer.Option(help="Guidance as in the paper's Eq. 1 or Eq. 2.")] = 2,
+    seed: Annotated[int, typer.Option(help="The same seed, the same video.")] = 0,
+    batch: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help="Many requests, one a line.")] = None,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also a sheet of references and frames.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda where there is one.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of the file.")] = None,
+) -> None:
+    """Make a video of your subjects.
+
+    WORD is a word of the prompt; WORD#2 its second occurrence. Several pictures of one subject: repeat --ref.
+
+    Example: alchemist generate "A dog jumps beside a robot" --ref dog=dog.png --ref robot=robot.png -o out.mp4
+    """
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps is {fps}; expected a number above 0")
+    if sheet is not None and sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise ValueError(f"sheet {str(sheet)!r}; expected a name that ends in {', '.join(SHEET_SUFFIXES)}")
+    if batch is not None:
+        if prompt is not None or ref or face or background or mask or sheet is not None:
+            raise ValueError("--batch reads prompts and references from its file; expected none beside it, nor --sheet")
+        settings_given = any(one is not None for one in (num_frames, size, num_steps, text_scale, image_scale))
+        if settings_given or seed != 0 or equation != 2:
+            raise ValueError("--batch reads settings from its file and the model; expected none beside it")
+        requests = read_manifest(batch, output)
+    else:
+        if prompt is None or output is None:
+            raise ValueError("expected a prompt and -o OUT.mp4, or --batch FILE.jsonl; see alchemist generate --help")
+        references = _references(ref or [], face or [], [background] if background else [], mask or [])
+        wanted = parse_size(size) if size is not None else None
+        settings = (num_frames, wanted, num_steps, text_scale, image_scale, equation)
+        requests = [Request(prompt, references, seed, *settings, output=output)]
+    for request in requests:
+        request.check()
+
+    pipeline = load_pipeline(model, device)
+    if fps is not None:
+        pipeline.register_to_config(fps=fps)
+    for number, (request, frames) in enumerate(zip(requests, pipeline.generate_each(requests), strict=True), start=1):
+        print(f"{number}/{len(requests)} {request.output}" if batch else request.output, flush=True)
+        if sheet is not None:
+            _write_sheet(sheet, request, frames)
+
+
+def _references(ref: list[str], face: list[str], background: list[str], mask: list[str]) -> tuple[Reference, ...]:
+    """WORD=IMAGE options as references; the n-th --mask of a word belongs to its n-th picture."""
+    masks: dict[tuple[str, int], list[str]] = {}
+    for option in mask:
+        word, occurrence, path = _binding("--mask", option)
+        masks.setdefault((word, occurrence), []).append(path)
+    references = []
+    kinds: tuple[tuple[str, list[str], Kind, View], ...] = (
+        ("--ref", ref, "subject", "whole"),
+        ("--face", face, "subject", "face"),
+        ("--background", background, "background", "whole"),
+    )
+    for name, options, kind, view in kinds:
+        for option in options:
+            word, occurrence, path = _binding(name, option)
+            own = masks.get((word, occurrence))
+            references.append(Reference(word, path, own.pop(0) if own else None, kind, view, occurrence))
+    unused = [word for (word, _), paths in masks.items() if paths]
+    if unused:
+        raise ValueError(f"--mask {unused[0]}=... has no picture left to belong to; expected a --ref {unused[0]}=IMAGE")
+    return tuple(references)
+
+
+def _binding(name: str, option: str) -> tuple[str, int, str]:
+    """dog#2=a.png -> ("dog", 1, "a.png")."""
+    word, equals, path = option.partition("=")
+    word, hash_, number = word.partition("#")
+    if not (word.strip() and equals and path) or (hash_ and not (number.isdecimal() and int(number) > 0)):
+        raise ValueError(f"{name} {option!r}; expected WORD=IMAGE, or WORD#2=IMAGE for the word's second occurrence")
+    return word.strip(), int(number or 1) - 1, path
+
+
+def load_pipeline(model: str, device: str | None) -> AlchemistPipeline:
+    import diffusers
+    import torch
+    import transformers
+
+    from video_alchemist.sampling.pipeline import AlchemistPipeline
+
+    diffusers.utils.logging.disable_progress_bar()  # of loading; that of sampling stays
+    transformers.utils.logging.disable_progress_bar()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if device not in (*available, "cuda", "mps") or (device == "cuda" and len(available) == 1):
+        raise ValueError(f"device {device!r}; this machine has {', '.join(available)}")
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    pipeline = AlchemistPipeline.from_pretrained(model, dtype=dtype)
+    pipeline.to(device)
+    return pipeline
+
+
+def _write_sheet(path: Path, request: Request, frames: np.ndarray) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from video_alchemist.model.condition import place_references, reference_image
+    from video_alchemist.video import contact_sheet, replacing
+
+    references = [reference_image(place.reference, 256) for place in place_references(request.condition)]
+    pictures = [Image.fromarray((one.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)) for one in references]
+    shown = np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int)
+    image = contact_sheet([[*pictures, *(Image.fromarray(frames[i]) for i in shown)]], [request.prompt])
+    with replacing(path) as temporary:
+        image.save(temporary)
+    print(path)
