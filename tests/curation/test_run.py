@@ -42,7 +42,8 @@ def test_verb_and_subverbs_have_help(capsys: pytest.CaptureFixture[str]) -> None
 def test_help_imports_nothing_heavy() -> None:
     """Guards against a help that takes seconds."""
     code = (
-        "import sys; from video_alchemist.cli.main import main\ntry: main(['curate', '--help'])\nexcept SystemExit: pass\n"
+        "import sys; from video_alchemist.cli.main import main\n"
+        "try: main(['curate', '--help'])\nexcept SystemExit: pass\n"
     )
     code += "print(sorted({'torch', 'numpy', 'av', 'cv2', 'pyarrow', 'ray'} & sys.modules.keys()), file=sys.stderr)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}

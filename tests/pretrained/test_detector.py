@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
-from video_alchemist.pretrained.detector import Detection, GroundingDinoDetector, best_two, iou, span_scores
+from video_alchemist.pretrained.detector import Detection, GroundingDinoDetector, Reading, best_two, iou, span_scores
 
 NOISE = np.random.default_rng(0)
 WIDE, TALL = (NOISE.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((32, 48), (48, 32)))
@@ -124,6 +124,30 @@ def test_long_lists_are_split_before_they_are_cut(folder: str) -> None:
     found = detector([WIDE], [words])[0]
     close(found[4:], detector([WIDE], [["woman"]])[0])
     close(found[2:4], detector([WIDE], [["robot", "boys"]])[0])
+
+
+def test_the_released_benchmarks_way_to_ask(detector: GroundingDinoDetector) -> None:
+    """Guards against a prompt that is cleaned or split where it was to be taken as it is, and against tokens of a word
+    inside others that are lost, or counted where nobody asked for it."""
+    words = ["Hot dog", "dog", "man?"]
+    (prompt,) = detector._prompts(0, words, Reading(joined=True, runs=True))
+    assert prompt.text == "hot dog . dog . man?."  # [CLS] hot dog . dog . man ? . [SEP]
+    assert prompt.words == ("hot dog", "dog", "man?") and prompt.tokens == ((1, 2), (2, 4), (6, 7))
+    (own,) = detector._prompts(0, words, Reading(joined=True))
+    assert own.tokens == ((1, 2), (4,), (6, 7))
+    (clean,) = detector._prompts(0, words, Reading(runs=True))
+    assert clean.text == "hot dog. dog. man." and clean.tokens == ((1, 2), (2, 4), (6,))
+    assert list(detector._prompts(0, [], Reading(joined=True))) == []
+    found = detector([WIDE], [words], Reading(joined=True))[0]
+    assert len(found) == 3 and any(found)
+
+
+def test_boxes_beyond_the_frame(detector: GroundingDinoDetector) -> None:
+    """Guards against boxes that are clamped although they were asked for as the network draws them."""
+    kept, cut = detector([WIDE], [["man"]], Reading(clamped=False))[0][0], detector([WIDE], [["man"]])[0][0]
+    assert [one.score for one in kept[:1]] == [one.score for one in cut[:1]]
+    np.testing.assert_allclose(np.clip(kept[0].box, 0, [48, 32, 48, 32]), cut[0].box, atol=1e-4)
+    assert kept[0].box != cut[0].box
 
 
 def test_span_scores() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help="MSRVTT-Personalization: how good are videos, whoever made them?")
 
+SCORES = ("detection_score", "mask_score", "face_score")  # of the protocol, which depend on whose networks they are
 Data = Annotated[Path, typer.Option("--data", metavar="DATA", help="What `alchemist bench prepare` wrote.")]
 
 
@@ -140,7 +141,8 @@ def score(
     metrics: Annotated[list[str] | None, typer.Option("--metric", help="Only this one; repeat. Default: all.")] = None,
     models: Annotated[str, typer.Option(help="emojiworld, paper, or a folder with one folder a role.")] = "emojiworld",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="ROLE=MODEL", help="Another model for a role; repeat.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A role's model, or detection_score, mask_score, face_score."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or with Ray actors.")] = 1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
@@ -151,16 +153,19 @@ def score(
 
     Example: alchemist bench score videos/multiple --data data -o results/multiple
     """
+    from dataclasses import replace
+
     import torch
 
     from video_alchemist.benchmark.results import write_official_json
     from video_alchemist.benchmark.samples import BenchmarkData
     from video_alchemist.benchmark.score import score as judge
 
-    chosen = _protocol(protocol, num_frames, world_size)
+    names, scores = _models(models, settings or [])
+    chosen = replace(protocol_of(protocol, num_frames, world_size, small=models == "emojiworld"), **scores)
     result = judge(
-        videos, BenchmarkData(data), output, chosen, _models(models, settings or []), metrics or None, mode, workers,
-        engine, device or ("cuda" if torch.cuda.is_available() else "cpu"), name=name, progress=True,
+        videos, BenchmarkData(data), output, chosen, names, metrics or None, mode, workers, engine,
+        device or ("cuda" if torch.cuda.is_available() else "cpu"), name=name, progress=True,
     )  # fmt: skip
     if chosen.name == "official":
         write_official_json(result, output / "official.json")
@@ -200,37 +205,62 @@ def _bundle(part: str) -> Path:
     return Path(str(files("video_alchemist.emojiworld"))) / "bundle" / part
 
 
-def _protocol(name: str, num_frames: int | None, world_size: int) -> Protocol:
+def protocol_of(name: str, num_frames: int | None = None, world_size: int = 1, small: bool = True) -> Protocol:
+    """small: at the thresholds of the networks that ship, which are less sure of themselves than the paper's."""
+    from dataclasses import replace
+
     from video_alchemist.benchmark.protocol import official, paper
+    from video_alchemist.curation.profile import emojiworld
 
     if name not in ("paper", "official"):
         raise ValueError(f"protocol {name!r}; expected paper or official")
-    if name == "official":
-        if num_frames is None:
-            raise ValueError("--protocol official wants --num-frames, as the released code does; 49 for the paper's")
-        return official(num_frames, world_size)
-    if num_frames is not None or world_size != 1:
+    if name == "official" and num_frames is None:
+        raise ValueError("--protocol official wants --num-frames, as the released code does; 49 for the paper's")
+    if name == "paper" and (num_frames is not None or world_size != 1):
         raise ValueError("--num-frames and --world-size are the official protocol's; the paper's looks at all frames")
-    return paper()
+    chosen = paper() if num_frames is None else official(num_frames, world_size)
+    if not small:
+        return chosen
+    known = emojiworld(_bundle("curation"))
+    return replace(
+        chosen,
+        detection_score=known.grounding.detection_score,
+        mask_score=known.grounding.mask_score,
+        face_score=known.faces.score,
+    )
 
 
-def _models(name: str, settings: list[str]) -> ModelNames:
+def emojiworld_models() -> ModelNames:
+    """Those that ship: the benchmark's own, and curation's detectors."""
+    from dataclasses import replace
+
+    from video_alchemist.benchmark.models import folder_models
+
+    shared = {role: str(_bundle("curation") / role) for role in ("detector", "segmenter", "face_detector")}
+    return replace(folder_models(_bundle("benchmark")), **shared)
+
+
+def _models(name: str, settings: list[str]) -> tuple[ModelNames, dict[str, float]]:
+    """The networks by role, and the protocol's scores that --set changes."""
     from dataclasses import replace
 
     from video_alchemist.benchmark.models import ROLES, folder_models, paper_models
     from video_alchemist.dataset.shards import did_you_mean
 
-    if name == "paper":
-        chosen = paper_models()
-    elif name == "emojiworld":
-        shared = {role: str(_bundle("curation") / role) for role in ("detector", "segmenter", "face_detector")}
-        chosen = replace(folder_models(_bundle("benchmark")), **shared)
-    else:
-        chosen = folder_models(name)
+    named = {"paper": paper_models, "emojiworld": emojiworld_models}
+    chosen = named[name]() if name in named else folder_models(name)
+    scores: dict[str, float] = {}
     for setting in settings:
-        role, equals, model = setting.partition("=")
-        if not equals or role not in ROLES:
-            known = ", ".join(ROLES)
-            raise ValueError(f"--set {setting!r}; expected ROLE=MODEL, of {known}{did_you_mean(role, ROLES)}")
-        chosen = replace(chosen, **{role: model})
-    return chosen
+        key, equals, value = setting.partition("=")
+        if not equals or key not in (*ROLES, *SCORES):
+            known = ", ".join((*ROLES, *SCORES))
+            near = did_you_mean(key, (*ROLES, *SCORES))
+            raise ValueError(f"--set {setting!r}; expected KEY=VALUE, of {known}{near}")
+        if key in ROLES:
+            chosen = replace(chosen, **{key: value})
+            continue
+        try:
+            scores[key] = float(value)
+        except ValueError as error:
+            raise ValueError(f"--set {setting!r}; expected a number in [0, 1]") from error
+    return chosen, scores
