@@ -125,8 +125,9 @@ def generate(
             batch_size=batch_size, settings=settings or None, command=command,
             on_done=lambda done, total: progress.update(bar, completed=done, total=total),
         )  # fmt: skip
-    print(made)
-    print(output)
+    for path, reason in made.failures.items():
+        print(f"{path}: {reason}")
+    print(f"{output}: {made.made} made, {made.kept} were there, {len(made.failures)} failed")
 
 
 @bench.command()
@@ -198,7 +199,8 @@ def diff(
     from video_alchemist.benchmark.results import diff as compare
     from video_alchemist.benchmark.results import read_result
 
-    print(compare(read_result(first), read_result(second)))
+    for line in compare(read_result(first), read_result(second)).lines():
+        print(line)
 
 
 def _bundle(part: str) -> Path:
@@ -240,7 +242,7 @@ def emojiworld_models() -> ModelNames:
     return replace(folder_models(_bundle("benchmark")), **shared)
 
 
-def _models(name: str, settings: list[str]) -> tuple[ModelNames, dict[str, float]]:
+def _models(name: str, settings: list[str]) -> tuple[ModelNames, dict[str, Any]]:
     """The networks by role, and the protocol's scores that --set changes."""
     from dataclasses import replace
 
@@ -249,7 +251,7 @@ def _models(name: str, settings: list[str]) -> tuple[ModelNames, dict[str, float
 
     named = {"paper": paper_models, "emojiworld": emojiworld_models}
     chosen = named[name]() if name in named else folder_models(name)
-    scores: dict[str, float] = {}
+    scores: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or key not in (*ROLES, *SCORES):

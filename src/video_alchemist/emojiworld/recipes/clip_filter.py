@@ -147,6 +147,7 @@ def see_motion_first(model: VideoMAEForVideoClassification, video: Tensor) -> No
     count = width * 3 // 4
     weight = torch.cat([_directions(patches - still, count), _directions(still, width - count)])
     layer.weight.copy_(weight.view_as(layer.weight))
+    assert layer.bias is not None
     layer.bias.copy_(-weight @ patches.flatten(1).mean(dim=0))
 
 
@@ -177,6 +178,7 @@ def train(scale: CurationScale, work: Path, device: str, time_limit: float | Non
     def loss(step: int) -> Tensor:
         batch = draw(known, SEED, step, scale.filter_batch, device)
         tokens = model.videomae(normalise(batch.video)).last_hidden_state  # (B, T h w, D)
+        assert model.fc_norm is not None  # with `use_mean_pooling`
         answers = model.classifier(model.fc_norm(tokens.mean(dim=1)))
         motion = F.smooth_l1_loss(tell_motion(tokens), batch.motion.flatten(1, 3))
         return F.binary_cross_entropy_with_logits(answers, batch.labels) + MOTION_WEIGHT * motion

@@ -254,8 +254,8 @@ def _face_embedder(scale: EvaluatorScale, device: str) -> Made:
 
     def loss(step: int) -> Tensor:
         first, second = face_batch(SEEDS["face_embedder"], step, scale.face_batch, device)
-        embedded = model(torch.cat([first, second])).chunk(2)
-        return contrast(*embedded, SHARPNESS, MARGIN * min(1.0, step / (0.3 * scale.face_steps)))
+        one, two = model(torch.cat([first, second])).chunk(2)
+        return contrast(one, two, SHARPNESS, MARGIN * min(1.0, step / (0.3 * scale.face_steps)))
 
     return model, loss
 
