@@ -53,9 +53,8 @@ def prepare(
     if world:
         with board() as shown:
             networks = None if truth else _bundle("curation")
-            data = prepare_world(
-                output, num_samples or 100, networks=networks, seed=seed, workers=workers, board=shown
-            )
+            count = 100 if num_samples is None else num_samples
+            data = prepare_world(output, count, networks=networks, seed=seed, workers=workers, board=shown)
     elif shards is not None:
         data = prepare_shards(shards, output, num_samples, seed)
     else:
@@ -162,8 +161,9 @@ def score(
     from video_alchemist.benchmark.samples import BenchmarkData
     from video_alchemist.benchmark.score import score as judge
 
+    chosen = protocol_of(protocol, num_frames, world_size, small=models == "emojiworld")
     names, scores = _models(models, settings or [])
-    chosen = replace(protocol_of(protocol, num_frames, world_size, small=models == "emojiworld"), **scores)
+    chosen = replace(chosen, **scores)
     result = judge(
         videos, BenchmarkData(data), output, chosen, names, metrics or None, mode, workers, engine,
         device or ("cuda" if torch.cuda.is_available() else "cpu"), name=name, progress=True,
