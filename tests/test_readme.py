@@ -68,15 +68,22 @@ def test_commands_exist(page: str, words: list[str]) -> None:
         assert module.with_suffix(".py").exists() or (module / "__main__.py").exists()
 
 
-@pytest.mark.parametrize("assignment", re.findall(r"--set (\S+=[^\s`]+)", "\n".join(TEXT.values())))
-def test_settings_exist(assignment: str) -> None:
-    """Guards against keys that the configuration, of training or of curation, no longer has."""
+@pytest.mark.parametrize(
+    ("page", "assignment"),
+    [(page, one) for page, text in TEXT.items() for one in re.findall(r"--set (\S+=[^\s`]+)", text)],
+)
+def test_settings_exist(page: str, assignment: str) -> None:
+    """Guards against keys that the configuration, of training, curation or benchmark, no longer has."""
+    from video_alchemist.benchmark.models import ROLES
+    from video_alchemist.cli.bench import SCORES
     from video_alchemist.curation import profile
     from video_alchemist.emojiworld.recipes.scale import SMALL
     from video_alchemist.emojiworld.recipes.transformer import train_config
     from video_alchemist.training.config import override
 
-    if assignment.partition(".")[0] in ("models", "grounding"):
+    if "benchmark" in str(page):
+        assert assignment.partition("=")[0] in (*ROLES, *SCORES)
+    elif "curate" in str(page):
         assert profile.override(profile.paper(), assignment) is not None
     else:
         assert override(train_config(SMALL), assignment) != train_config(SMALL)

@@ -129,7 +129,7 @@ def test_wrong_output(tmp_path: Path, quick: tuple[str, ...], capsys: pytest.Cap
 
 def test_stderr_is_one_line(tmp_path: Path, quick: tuple[str, ...]) -> None:
     """Guards against warnings and progress bars of the libraries around the one line that matters."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     command = [sys.executable, "-m", "video_alchemist", "generate", "A dog", "--size", "70x50"]
     done = subprocess.run(
         [*command, "-o", str(tmp_path / "a.mp4"), *quick], capture_output=True, text=True, env=environment

@@ -156,11 +156,13 @@ def score(
     from dataclasses import replace
 
     import torch
+    import transformers
 
     from video_alchemist.benchmark.results import write_official_json
     from video_alchemist.benchmark.samples import BenchmarkData
     from video_alchemist.benchmark.score import score as judge
 
+    transformers.utils.logging.disable_progress_bar()  # of loading; that of scoring stays
     chosen = protocol_of(protocol, num_frames, world_size, small=models == "emojiworld")
     names, scores = _models(models, settings or [])
     chosen = replace(chosen, **scores)

@@ -26,6 +26,7 @@ from video_alchemist.curation.stage import Stage
 from video_alchemist.curation.unit import Batch, Done, Task, Worker
 
 TALK = 0.2  # seconds between a worker's messages
+GRACE = 5.0  # seconds
 TAIL = 4000  # characters of a dead worker's stderr
 
 
@@ -127,6 +128,7 @@ def open_processes(stage: bytes, workers: int, gpus: int, logs: Path, name: str 
     pool = _ProcessPool(stage, workers, gpus, logs / name)
     try:
         yield pool
+        pool.dismiss()
     finally:
         pool.kill()
 
@@ -149,6 +151,12 @@ class _Slot:
             self.process.start()
         theirs.close()
         self.memory = 0
+
+    def dismiss(self) -> None:
+        """Lets a process that waits end by itself: one that is killed leaves locks behind, which Python warns of."""
+        if self.process is not None and self.unit is None:
+            self.pipe.close()
+            self.process.join(GRACE)
 
     def kill(self) -> None:
         if self.process is not None:
@@ -217,6 +225,10 @@ class _ProcessPool:
         if not alive:
             slot.unit = None
             yield unit, slot.death()
+
+    def dismiss(self) -> None:
+        for slot in self._slots:
+            slot.dismiss()
 
     def kill(self) -> None:
         for slot in self._slots:

@@ -19,7 +19,7 @@ from transformers import (
     VideoMAEForVideoClassification,
 )
 
-from video_alchemist.emojiworld.recipes.evaluators import NETWORKS
+from video_alchemist.emojiworld.recipes.evaluators import NETWORKS, OPTIONS
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
@@ -90,7 +90,7 @@ def _write_networks(networks: Mapping[str, Any], trained: Path, folder: Path) ->
         temporary = folder / f"{role}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(trained / role, temporary)
-        network.from_pretrained(trained / role).half().save_pretrained(temporary)
+        network.from_pretrained(trained / role, **OPTIONS.get(role, {})).half().save_pretrained(temporary)
         shutil.rmtree(folder / role, ignore_errors=True)
         os.replace(temporary, folder / role)
     return folder
