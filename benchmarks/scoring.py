@@ -72,11 +72,7 @@ def one_at_a_time(
     names: tuple[str, ...],
 ) -> list[Row]:
     """A pass over all videos for each metric: decoded anew, nothing shared."""
-    rows = []
-    for name in names:
-        for one in ids:
-            analysis = Analysis(Video(*read_video(videos / f"{one}.mp4")), data[one], models, protocol)
-            rows += METRICS[name](analysis)
+    rows = [row for name in names for row in together(videos, ids, data, models, protocol, (name,))]
     return sorted(rows, key=_order)
 
 
