@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from video_alchemist.benchmark.protocol import Protocol, official, paper
 from video_alchemist.benchmark.report import write_report
 from video_alchemist.benchmark.report_gallery import choose
 from video_alchemist.benchmark.report_plots import intervals
-from video_alchemist.benchmark.report_tables import Cell, comparison, contrasts, written
+from video_alchemist.benchmark.report_tables import Cell, ablation, comparison, contrasts, everything, written
 from video_alchemist.benchmark.results import Result, write_result
 from video_alchemist.benchmark.rows import Row
 
@@ -47,7 +48,7 @@ def make(
         "protocol": dataclasses.asdict(protocol or paper()), "data": {"fingerprint": "f" * 64, "source": "world"},
         "models": {"image_text": "clip@1"}, "versions": {}, "package": "video-alchemist 0.1.0", "videos": name,
         "seeds": [0], "counts": {"expected": 20, "found": 20}, "missing": [], "short": [], "unreadable": [],
-        "failed": [], "extra": [], "dropped": [], "metrics": list(metrics),
+        "failed": [], "extra": [], "dropped": [], "not_asked": [], "metrics": list(metrics),
     } | changes  # fmt: skip
     samples = {one: {"prompt": f"A <dog> & {one}", "words": {"dog": "subject"}} for one in IDS}
     (folder / "samples.json").write_text(json.dumps(samples))
@@ -163,6 +164,24 @@ def test_tests_are_paired_and_adjusted(results: list[Result]) -> None:
     assert found["text_similarity"].num_ids == 19
     assert all(test.p_value < test.adjusted or test.p_value == test.adjusted == 1 for test in found.values())
     assert not any(test.sure for test in contrasts([results[0], results[0]]))
+
+
+def test_ablation_rows_stand_beside_the_papers(tmp_path: Path) -> None:
+    """Guards against variants of ours that cannot be told from the paper's, or stand far from what they repeat."""
+    whole, change = make(tmp_path / "a", "Ours"), make(tmp_path / "b", "no word token", -0.05)
+    (grid,) = ablation([whole, change])
+    labels = [(line.label, line.published) for line in grid.lines]
+    assert labels[:2] == [("Ours", False), ("Use CLIP (published, Table 3)", True)]
+    assert labels[2:4] == [("no word token", False), ("No word token (published, Table 3)", True)]
+    assert len(labels) == 6 and grid.lines[2].cells[2].small == "−0.050 *"
+
+
+def test_spread_between_seeds_is_shown(tmp_path: Path) -> None:
+    """Guards against an interval over samples that is taken for all that can vary."""
+    one = make(tmp_path / "a", "Ours")
+    said = {**one.summary["metrics"], "flicker": {**one.summary["metrics"]["flicker"], "between_seeds": 0.0321}}
+    grid = everything([replace(one, summary={**one.summary, "metrics": said})])[0]
+    assert "seeds ± 0.032" in next(line for line in grid.lines if line.label.startswith("Flicker")).cells[0].small
 
 
 def test_other_formats_tell_origins_apart(report: Path) -> None:

@@ -49,8 +49,7 @@ def test_our_pipeline(tiny_data, pipeline, tmp_path):
         read_video(tmp_path / name)[0].astype(int) for name in ("a/seed-1/one.mp4", "b/one.mp4", "a/seed-2/one.mp4")
     )
     assert np.abs(batched - alone).max() <= 2 < np.abs(other - alone).max()
-    assert made.made == 1 and set(made.failures) == {"pair.mp4", "trio-plain.mp4"}
-    assert "has no background picture" in described(tmp_path / "c")["failures"]["pair.mp4"]
+    assert made.made == 1 and set(made.unfit) == {"pair", "trio-plain"}
     sidecar = json.loads((tmp_path / "c/one.json").read_text())
     assert [one["kind"] for one in sidecar["references"]] == ["subject"] * 3 + ["background"]
 
@@ -100,6 +99,18 @@ def test_what_external_programs_do_wrong(tiny_data, tmp_path, program, message):
     with pytest.raises(ValueError, match="none of 1 videos could be made.*" + message.replace("{", r"\{")):
         generate(tiny_data, "external", tmp_path / "v", mode="face", command=command, timeout=1.0)
     assert {path.name for path in (tmp_path / "v").iterdir()} == {"generation.json"}
+
+
+def test_samples_without_the_pictures_are_not_asked_for(tiny_data, tmp_path):
+    """Guards against samples that nobody could make and that later count as missing; what is asked for is noted."""
+    (tmp_path / "clip.mp4").write_bytes(tiny_data.member("one", "video"))
+    copy = f"cp {tmp_path / 'clip.mp4'} {{output}}"
+    made = generate(tiny_data, "external", tmp_path / "v", command=copy, mode="all", variant="background")
+    assert made.made == 1 and not made.failures and list(made.unfit) == ["pair", "trio-plain"]
+    assert "no background picture" in made.unfit["pair"]
+    assert described(tmp_path / "v")["samples"] == ["one"]
+    with pytest.raises(ValueError, match="no sample of mode 'multi' suits variant 'face'; the first: pair has no face"):
+        generate(tiny_data, "external", tmp_path / "w", command=copy, variant="face", mode="multi", num_samples=1)
 
 
 @pytest.mark.parametrize(

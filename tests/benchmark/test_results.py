@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from video_alchemist.benchmark.protocol import official, paper
-from video_alchemist.benchmark.results import Result, diff, read_result, write_official_json, write_result
+from video_alchemist.benchmark.results import FORMAT, Result, diff, read_result, write_official_json, write_result
 from video_alchemist.benchmark.rows import Row
 
 METRICS = ("text_similarity", "subject_similarity", "face_similarity", "dynamic_degree")
@@ -34,7 +34,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "name": "ours", "generation": None, "mode": "subject", "protocol": dataclasses.asdict(paper()),
         "data": {"fingerprint": "f" * 64, "source": "world"}, "models": {"detector": "dino@1", "image_text": "clip@1"},
         "versions": {}, "package": "video-alchemist 0.1.0", "videos": "v", "seeds": [0], "counts": {}, "missing": [],
-        "short": [], "unreadable": [], "failed": [], "extra": [], "dropped": [], "metrics": list(METRICS),
+        "short": [], "unreadable": [], "failed": [], "extra": [], "dropped": [],
+        "not_asked": [], "metrics": list(METRICS),
     } | changes  # fmt: skip
 
 
@@ -62,11 +63,12 @@ def test_means_are_over_samples(tmp_path: Path) -> None:
     """Guards against words in means, seeds as samples of their own, and NaN in JSON for a single sample."""
     said = make(tmp_path / "two seeds", seeds=[0, 2]).summary["metrics"]["subject_similarity"]
     assert said["mean"] == pytest.approx(1 + 0.2 + 1) and said["num_ids"] == 5
+    assert said["between_seeds"] == pytest.approx(2**0.5)  # of means 1.2 and 3.2
     folder = tmp_path / "single"
     folder.mkdir()
     write_result(folder, [(0, Row("a", "sharpness", 0.25))], facts(metrics=["sharpness"]))
     said = json.loads((folder / "summary.json").read_text())["metrics"]["sharpness"]
-    assert said == {"mean": 0.25, "low": None, "high": None, "num_ids": 1, "undefined": 0}
+    assert said == {"mean": 0.25, "low": None, "high": None, "num_ids": 1, "between_seeds": None, "undefined": 0}
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
@@ -75,8 +77,8 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         read_result(tmp_path)
     folder = make(tmp_path / "result").folder
     text = (folder / "summary.json").read_text()
-    (folder / "summary.json").write_text(text.replace('"format": 1', '"format": 9'))
-    with pytest.raises(ValueError, match="of format 9; this version reads 1"):
+    (folder / "summary.json").write_text(text.replace(f'"format": {FORMAT}', '"format": 9'))
+    with pytest.raises(ValueError, match=f"of format 9; this version reads {FORMAT}"):
         read_result(folder)
     (folder / "summary.json").write_text(text[:100])
     with pytest.raises(ValueError, match="is damaged"):
@@ -108,7 +110,7 @@ def test_differences_are_named(tmp_path: Path) -> None:
     assert found.metrics["subject_similarity"].differing == ("c", "d")
     assert found.metrics["subject_similarity"].largest == pytest.approx(0.03)
     assert found.metrics["text_similarity"].differing == ()
-    assert "subject_similarity: 2 videos differ, by 0.03 at most: c, d" in found.lines()
+    assert "subject_similarity: 1.2 | 1.09; 2 videos by 0.03 at most: c, d" in found.lines()
 
 
 def test_official_file(tmp_path: Path) -> None:
@@ -123,5 +125,10 @@ def test_official_file(tmp_path: Path) -> None:
     assert lines[0] == "{" and lines[1].startswith('    "text_clip_similarity": 0.15') and lines[-1] == "}"
     face = write_official_json(make(tmp_path / "face", protocol=protocol, mode="face"), path)
     assert list(face) == ["text_clip_similarity", "arcface_similarity", "dynamic_degree_score"]
+    (tmp_path / "broken").mkdir()
+    spoilt = [*rows()[:-1], (0, Row("e", "dynamic_degree", None, note="too short: 4 frames"))]
+    broken = write_result(tmp_path / "broken", spoilt, facts(protocol=protocol))
+    with pytest.raises(ValueError, match="no method.json: the released code ends with an error at videos like e"):
+        write_official_json(broken, path)
     with pytest.raises(ValueError, match="scored by protocol 'paper'; expected 'official'"):
         write_official_json(make(tmp_path / "paper"), path)

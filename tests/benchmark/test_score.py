@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sys
@@ -113,7 +114,7 @@ def test_rows_and_summary(noise: Path, data: BenchmarkData, tmp_path: Path) -> N
     assert said["mean"] == pytest.approx(np.mean(list(expected.values())))
     assert said["low"] < said["mean"] < said["high"] and (said["num_ids"], said["undefined"]) == (8, 0)
     assert result.summary["metrics"]["undefined"] == {
-        "mean": None, "low": None, "high": None, "num_ids": 0, "undefined": 8,
+        "mean": None, "low": None, "high": None, "num_ids": 0, "between_seeds": None, "undefined": 8,
     }  # fmt: skip
     again = read_result(tmp_path / "result")
     assert again.table.equals(result.table) and again.summary == result.summary
@@ -247,6 +248,7 @@ def test_odd_videos_are_named(videos: Path, data: BenchmarkData, tmp_path: Path)
     }  # fmt: skip
     assert result.summary["counts"] == {
         "expected": 8, "found": 7, "missing": 1, "short": 2, "unreadable": 1, "failed": 0, "extra": 2, "dropped": 0,
+        "not_asked": 0,
     }  # fmt: skip
     found = rows(result, "contrast")
     assert list(found) == IDS
@@ -256,6 +258,41 @@ def test_odd_videos_are_named(videos: Path, data: BenchmarkData, tmp_path: Path)
     assert "4 frames; expected at least 6" in notes["clip-3"]
     said = result.summary["metrics"]["contrast"]
     assert (said["num_ids"], said["undefined"]) == (5, 3)
+
+
+def test_who_is_absent_counts_as_the_protocol_says(videos: Path, data: BenchmarkData, tmp_path: Path) -> None:
+    """Guards against a method that gains by making no video of what is hard: §4.2's "missing subjects" are worth 0. The
+    released code takes the mean over the files that are there."""
+    (videos / "clip-0.mp4").unlink()
+    (videos / "clip-1.mp4").write_bytes(b"not a video")
+    names = ("subject_similarity", "face_similarity", "missing_share", "text_similarity")
+    known: dict[str, Any] = {name: plain_metrics.KNOWN["brightness"] for name in names}
+    options: dict[str, Any] = {"known": known, "roles": dict.fromkeys(names, ())}
+    result = run(videos, data, tmp_path / "paper", " ".join(names), **options)
+    for one, note in (("clip-0", "no video"), ("clip-1", "unreadable: no video that can be decoded")):
+        found = {row["metric"]: (row["value"], row["note"]) for row in result.table.to_pylist() if row["id"] == one}
+        # A dog without a face crop: there is no face to be missing.
+        assert found == {
+            "subject_similarity": (0.0, note), "missing_share": (1.0, note), "face_similarity": (None, note),
+            "text_similarity": (None, note),
+        }  # fmt: skip
+    official_one = run(videos, data, tmp_path / "official", " ".join(names), **options, protocol=official(NUM_FRAMES))
+    assert official_one.summary["metrics"]["subject_similarity"]["num_ids"] == 6
+
+
+def test_only_what_was_asked_for_is_expected(videos: Path, data: BenchmarkData, tmp_path: Path) -> None:
+    """Guards against a part of the samples, made on purpose, that counts as full of missing videos."""
+    for one in IDS[5:]:
+        (videos / f"{one}.mp4").unlink()
+    (videos / "clip-1.mp4").unlink()
+    (videos / "generation.json").write_text(json.dumps({"mode": "all", "seeds": [3], "samples": IDS[:5]}))
+    result = run(videos, data, tmp_path / "result")
+    assert result.summary["missing"] == ["clip-1"] and result.summary["not_asked"] == IDS[5:]
+    assert (result.summary["counts"]["expected"], result.summary["counts"]["not_asked"]) == (5, 3)
+    assert {seed for _, seed, _ in result.values["contrast"]} == {3}
+    (videos / "generation.json").write_text(json.dumps({"mode": "face", "samples": ["stranger"]}))
+    with pytest.raises(ValueError, match="holds videos of other samples, mode 'face'"):
+        run(videos, data, tmp_path / "result")
 
 
 def test_one_bad_video_is_a_row_and_all_stop_the_run(

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from video_alchemist.benchmark.statistics import bootstrap_interval, holm, mean_by_id, paired_test, summarise
+from video_alchemist.benchmark.statistics import (
+    between_seeds,
+    bootstrap_interval,
+    holm,
+    mean_by_id,
+    paired_test,
+    summarise,
+)
 
 VALUES = np.random.default_rng(5).beta(2, 3, size=40)
 
@@ -49,6 +56,13 @@ def test_seeds_of_an_id_count_once() -> None:
     assert estimate.mean == pytest.approx(0.3) and estimate.num_ids == 2
     assert (estimate.low, estimate.high) == pytest.approx((0.1, 0.5))
     assert summarise([("c", None)]) is None
+
+
+def test_spread_between_seeds_is_of_common_samples() -> None:
+    """Guards against a seed that looks different because a hard sample of it is missing."""
+    seeds = [{"a": 0.1, "b": 0.5}, {"a": 0.3, "b": 0.7}, {"a": 0.2, "b": 0.6, "c": 9.0}]
+    assert between_seeds(seeds) == pytest.approx(0.1)
+    assert between_seeds(seeds[:1]) is None and between_seeds([{"a": 1.0}, {"b": 1.0}]) is None
 
 
 @pytest.mark.parametrize("n", [3, 8, 12])

@@ -63,6 +63,18 @@ def test_from_data_to_report(data: Path, tmp_path: Path, run: Run) -> None:
     assert json.loads((tmp_path / "report" / "report.json").read_text())
 
 
+def test_several_seeds_are_one_result(data: Path, tmp_path: Path, run: Run) -> None:
+    """Guards against seeds that are made but not scored, or that all begin at 0."""
+    videos, result = tmp_path / "videos", tmp_path / "result"
+    arguments = ["--method", "first_frame", "--num-samples", 2, "--seed", 5, "--seeds", 2]
+    assert run("bench", "generate", "--data", data, *arguments, "-o", videos)[0] == 0
+    assert sorted(path.name for path in videos.iterdir()) == ["generation.json", "seed-5", "seed-6"]
+    assert run("bench", "score", videos, "--data", data, "-o", result, "--metric", "flicker")[0] == 0
+    summary = read_result(result).summary
+    assert summary["seeds"] == [5, 6] and summary["counts"]["expected"] == 4
+    assert summary["metrics"]["flicker"]["between_seeds"] == 0.0  # stills, of the same frame
+
+
 def test_shards_of_any_kind_can_be_data(tmp_path: Path, run: Run) -> None:
     """Guards against a benchmark for EmojiWorld alone."""
     for _ in write_world_shards(tmp_path / "shards", 4):

@@ -122,13 +122,17 @@ class Analysis:
     @cached_property
     def detections(self) -> list[dict[str, list[Detection]]]:
         """Per frame and word, the best box and the best elsewhere, whatever their scores."""
+        return self.detect(self.frames)
+
+    def detect(self, frames: Sequence[np.ndarray] | np.ndarray) -> list[dict[str, list[Detection]]]:
+        """All words in frames (H, W, 3) uint8."""
         protocol = self.protocol
         reading = Reading(protocol.joined_prompt, protocol.runs_inside_words, protocol.clamp_boxes)
         # Only Grounding DINO can be asked as the released code asks it; in the ordinary way, any detector.
         options = {} if reading == Reading() else {"reading": reading}
         if not self.words:
-            return [{} for _ in self.frames]
-        found = self.models.detector(list(self.frames), [self.words] * len(self.frames), **options)
+            return [{} for _ in frames]
+        found = self.models.detector(list(frames), [self.words] * len(frames), **options)
         return [dict(zip(self.words, row, strict=True)) for row in found]
 
     @cached_property

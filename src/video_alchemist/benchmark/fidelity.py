@@ -22,6 +22,7 @@ from video_alchemist.pretrained.detector import SAME_OBJECT, iou
 if TYPE_CHECKING:
     from video_alchemist.benchmark.analysis import Analysis
     from video_alchemist.benchmark.rows import Row
+    from video_alchemist.pretrained.detector import Detection
 
 AS_SURE = 0.75  # a doubled subject is found at least so well as the first: share of its score
 PART_OF = 0.5  # a box of which more lies in another is part of what that shows
@@ -44,14 +45,17 @@ def background_similarity(analysis: Analysis) -> list[Row]:
     return [analysis.row("background_similarity", value, frames=len(covers))]
 
 
-def _cover(analysis: Analysis, frame: int) -> np.ndarray:
-    """(H, W) bool: where any word is sighted."""
+def _cover(analysis: Analysis, frame: int, boxes: bool = False) -> np.ndarray:
+    """(H, W) bool: where any word is sighted, by its masks, or its whole boxes."""
     cover = np.zeros(analysis.frames.shape[1:3], bool)
-    for seen in analysis.sightings.values():
-        if (sighting := seen[frame]) is not None:
-            x0, y0, x1, y1 = sighting.box
-            cover[y0:y1, x0:x1] |= sighting.mask
+    for sighting in _sighted(analysis, frame).values():
+        x0, y0, x1, y1 = sighting.box
+        cover[y0:y1, x0:x1] |= True if boxes else sighting.mask
     return cover
+
+
+def _sighted(analysis: Analysis, frame: int) -> dict[str, Sighting]:
+    return {word: one for word, seen in analysis.sightings.items() if (one := seen[frame]) is not None}
 
 
 def _painted_over(frame: np.ndarray, cover: np.ndarray) -> np.ndarray:
@@ -206,7 +210,8 @@ def missing_share(analysis: Analysis) -> list[Row]:
 def duplication(analysis: Analysis) -> list[Row]:
     """Share of the frames in which a word is found twice, as surely and at another place. In [0, 1]; lower is better.
 
-    Only the detector judges, since doubles seldom are perfect."""
+    Only the detector judges, since doubles seldom are perfect. It looks twice: a detector that learnt to name one thing
+    a word sees the second only when the first is painted over, as a box, since an outline would be found again."""
     words = analysis.words
     if not words:
         return [analysis.row("duplication", None, note="no word with pictures")]
@@ -214,15 +219,38 @@ def duplication(analysis: Analysis) -> list[Row]:
     for i, found in enumerate(analysis.detections):
         for word in _runners_up(analysis, i):
             doubled[word][i] = found[word][1].score >= AS_SURE * found[word][0].score
+    for i, found in zip(*_second_look(analysis), strict=True):
+        for word in _found_again(analysis, i, found):
+            doubled[word][i] = True
     anywhere = np.any(list(doubled.values()), axis=0)
     rows = [analysis.row("duplication", anywhere.mean(), frames=len(anywhere))]
     return rows + [analysis.row("duplication", row.mean(), word, len(row)) for word, row in doubled.items()]
 
 
+def _second_look(analysis: Analysis) -> tuple[list[int], list[dict[str, list[Detection]]]]:
+    """Frames in which a word is sighted, and what is found in them when all that is sighted is painted over."""
+    seen = [i for i in range(len(analysis.frames)) if _sighted(analysis, i)]
+    return seen, analysis.detect([_painted_over(analysis.frames[i], _cover(analysis, i, boxes=True)) for i in seen])
+
+
+def _found_again(analysis: Analysis, frame: int, found: dict[str, list[Detection]]) -> list[str]:
+    """Words of a second look that are as sure as at the first, and not at a place that was painted over."""
+    protocol, sighted = analysis.protocol, _sighted(analysis, frame)
+    again = {word: (found[word][0].score, pixel_box(found[word][0].box, protocol)) for word in sighted if found[word]}
+    return [
+        word
+        for word, (score, box) in again.items()
+        if score > protocol.detection_score
+        and score >= AS_SURE * sighted[word].detection_score
+        and fits(box, analysis.frames.shape[1:3], protocol.max_overhang)
+        and all(_share_inside(box, old.box) <= PART_OF for old in sighted.values())
+    ]
+
+
 def _runners_up(analysis: Analysis, frame: int) -> dict[str, PixelBox]:
     """By word, the box of a second thing that is sure enough, is no part of the first, and is no other word's."""
     accepted: dict[str, PixelBox] = {}
-    best = {word: one.box for word, seen in analysis.sightings.items() if (one := seen[frame]) is not None}
+    best = {word: one.box for word, one in _sighted(analysis, frame).items()}
     for word, row in analysis.detections[frame].items():
         if word not in best or len(row) < 2 or row[1].score <= analysis.protocol.detection_score:
             continue

@@ -1,7 +1,7 @@
 """Making the videos that are judged (§4.2): by our pipeline, by another system's command, or from the true clip.
 
 VIDEOS/<id>.mp4          of one seed; of several: VIDEOS/seed-0/<id>.mp4, VIDEOS/seed-1/<id>.mp4, ...
-VIDEOS/generation.json   what they were made by, and which could not be made
+VIDEOS/generation.json   what they were made by, of which samples, and which could not be made
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # first_frame: the copy-paste extreme, a still of the first reference frame. ground_truth: the upper bound.
 METHODS = ("pipeline", "first_frame", "ground_truth", "external")
+CONDITIONED = ("pipeline", "external")  # methods that are given pictures
 ROOT = "generation.json"
 SETTINGS = ("num_frames", "size", "num_steps", "text_scale", "image_scale", "equation")  # of a Request
 PLACEHOLDERS = ("prompt", "references", "output", "seed")
@@ -72,11 +73,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Generated:
-    """Numbers of videos, and why the others were not made, by their path in VIDEOS."""
+    """Numbers of videos, and why the others were not made, by their path in VIDEOS. unfit: samples that have not the
+    pictures which the variant shows, and so are not asked for."""
 
     made: int
     kept: int
     failures: dict[str, str]
+    unfit: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,12 @@ def generate(
     ids = data.ids(mode)[:num_samples]
     if not ids or (num_samples is not None and num_samples < 1):
         raise ValueError(f"no samples: mode {mode!r} has {len(data.ids(mode))}, num_samples is {num_samples}")
+    unfit = _unfit(data, ids, wanted)
+    if len(unfit) == len(ids):
+        raise ValueError(f"no sample of mode {mode!r} suits variant {variant!r}; the first: {unfit[ids[0]]}")
+    ids = [one for one in ids if one not in unfit]
     described = _describe(wanted, data, pipeline)
-    _begin(output, described)
+    asked = _begin(output, described, ids)
     folders = [output / f"seed-{seed}" if len(seeds) > 1 else output for seed in seeds]
     tasks = [
         _Task(one, seed, folder / f"{one}.mp4") for seed, folder in zip(seeds, folders, strict=True) for one in ids
@@ -131,10 +138,22 @@ def generate(
         done += 1
         if on_done:
             on_done(done, len(tasks))
-    _write(output, described | {"failures": failures})
+    _write(output, described | {"samples": asked, "failures": failures})
     if failures and len(failures) == len(tasks):
         raise ValueError(f"none of {len(tasks)} videos could be made; the first: {next(iter(failures.values()))}")
-    return Generated(len(left) - len(failures), len(tasks) - len(left), failures)
+    return Generated(len(left) - len(failures), len(tasks) - len(left), failures, unfit)
+
+
+def _unfit(data: BenchmarkData, ids: Sequence[str], wanted: Generation) -> dict[str, str]:
+    """Samples without the pictures of the variant, and what they lack."""
+    found: dict[str, str] = {}
+    if wanted.method in CONDITIONED and wanted.variant != "text":
+        for one in ids:
+            try:
+                conditioning(data[one], wanted.variant, wanted.mode)
+            except ValueError as error:
+                found[one] = str(error)
+    return found
 
 
 def _make(
@@ -251,10 +270,9 @@ def _write_picture(folder: Path, number: int, reference: Reference) -> str:
 
 
 def _describe(wanted: Generation, data: BenchmarkData, pipeline: AlchemistPipeline | None) -> dict[str, Any]:
-    uses_variant = wanted.method in ("pipeline", "external")
     described: dict[str, Any] = {
         "method": wanted.method,
-        "variant": wanted.variant if uses_variant else None,
+        "variant": wanted.variant if wanted.method in CONDITIONED else None,
         "mode": wanted.mode,
         "seeds": list(wanted.seeds),
         "settings": wanted.settings,
@@ -270,8 +288,8 @@ def _describe(wanted: Generation, data: BenchmarkData, pipeline: AlchemistPipeli
     return json.loads(json.dumps(described))  # tuples become lists, as they will be read
 
 
-def _begin(output: Path, described: dict[str, Any]) -> None:
-    """Notes what the folder will hold; refuses one that holds something else."""
+def _begin(output: Path, described: dict[str, Any], ids: Sequence[str]) -> list[str]:
+    """Notes what the folder will hold, of all samples that were ever asked for; refuses one with something else."""
     path = output / ROOT
     if path.exists():
         found = json.loads(path.read_bytes())
@@ -279,11 +297,12 @@ def _begin(output: Path, described: dict[str, Any]) -> None:
             if found.get(key) != value:
                 other = f"{key} {found.get(key)!r}, not {value!r}"
                 raise ValueError(f"{str(output)!r} holds videos of {other}; expected a new folder, or the same request")
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        ids = sorted({*found.get("samples", ()), *ids})
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{str(output)!r} is not an empty folder and holds no {ROOT}; expected a new folder")
     output.mkdir(parents=True, exist_ok=True)
-    _write(output, described)
+    _write(output, described | {"samples": list(ids)})
+    return list(ids)
 
 
 def _write(output: Path, described: dict[str, Any]) -> None:

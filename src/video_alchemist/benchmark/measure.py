@@ -50,11 +50,12 @@ class Job:
 
     def key(self, metric: str, sha256: str, data: str) -> str:
         """data: the benchmark's fingerprint."""
+        of_means = {"drop_tail_of": 1, "absent_is_zero": True}  # what is no matter of a video
         inputs = {
             "video": sha256,
             "data": data,
             "mode": self.mode,
-            "protocol": dataclasses.asdict(dataclasses.replace(self.protocol, drop_tail_of=1)),  # that is for means
+            "protocol": dataclasses.asdict(self.protocol) | of_means,
             "models": {role: self.revisions[role] for role in self.roles[metric]},
             "version": self.versions[metric],
         }
@@ -104,10 +105,9 @@ class Outcome:
     pictures: Mapping[str, bytes] = field(default_factory=dict)  # "frames", "references"
 
     def rows(self, metrics: Sequence[str]) -> list[Row]:
-        """Of every metric at least one: a video without a value is a row with a note."""
+        """Of a video that can be read. Of every metric at least one: a video without a value is a row with a note."""
+        assert self.record is not None
         sample_id = self.task.sample_id
-        if self.record is None:
-            return [Row(sample_id, metric, None, note=self.note) for metric in metrics]
         found = []
         for metric in metrics:
             if metric in self.failures:
@@ -161,7 +161,7 @@ class Scorer:
     ) -> tuple[dict[str, list[list[Any]]], dict[str, Failure]]:
         """By metric its rows, without the id; and the metrics that raised."""
         models = self.models.load(sorted({role for metric in metrics for role in self.job.roles[metric]}))
-        given = [target.word for target in sample.targets if target.pictures] if self.job.mode == "multi" else None
+        given = conditioned(sample, self.job.mode)
         try:
             analysed = Analysis(seen, sample, models, self.job.protocol, self.job.batch, given)
         except TooShort as error:
@@ -176,6 +176,11 @@ class Scorer:
                     raise
                 failures[metric] = _failure(error)
         return rows, failures
+
+
+def conditioned(sample: Sample, mode: str) -> list[str] | None:
+    """The words whose pictures a mode shows; None = the subjects'."""
+    return [target.word for target in sample.targets if target.pictures] if mode == "multi" else None
 
 
 def _cells(row: Row) -> list[Any]:

@@ -32,6 +32,7 @@ class Protocol:
     name: str
 
     # Which videos and frames
+    absent_is_zero: bool = True  # a missing or unreadable video shows no subject and no face; else it is left out
     num_frames: int | None = None  # the first so many; None = all of them ("the generated frames")
     drop_tail_of: int = 1  # videos are dealt to so many processes, and a last round that is not full is dropped
 
@@ -103,6 +104,7 @@ def official(num_frames: int, world_size: int = 1, crop_type: Literal["short", "
     return Protocol(
         "official",
         num_frames=num_frames,  # indices 0..F-1 at the video's own rate; one short: the last again; two: an error
+        absent_is_zero=False,  # it lists the folder: the mean is over what is there; an unreadable file ends its run
         drop_tail_of=world_size,  # N' = N // world * world of the sorted files
         crop_type=crop_type,  # its only setting besides; its own configurations leave it at "short"
         subject_words="all",  # the embeddings' file holds subjects and objects, and nothing filters it

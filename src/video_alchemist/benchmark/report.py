@@ -88,7 +88,7 @@ def _json(results: Sequence[Result]) -> str:
 
 def _csv(results: Sequence[Result]) -> str:
     """A line a mean; `origin` tells what was measured from what the paper says."""
-    names = "origin method references mode protocol metric mean low high num_ids undefined".split()
+    names = "origin method references mode protocol metric mean low high num_ids between_seeds undefined".split()
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
     writer.writeheader()

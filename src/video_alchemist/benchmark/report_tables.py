@@ -43,6 +43,7 @@ GIVEN = {  # Table 1's "Reference Images"
     "faces": "multiple",
     "background": "multiple, background",
 }
+SEEDS = ", and the standard deviation between seeds, if there are several"
 SURE = 0.05  # of p values, adjusted for their number
 
 
@@ -143,7 +144,7 @@ def comparison(results: Sequence[Result]) -> list[Grid]:
     for (protocol, data), members in by_protocol.items():
         source = members[0].summary["data"]["source"]
         paper = "" if source == "official" else " The paper's rows are of other data and models: they do not compare."
-        text = f"Data: {source}, {data[:12]}. In small: 95 % interval of the mean over samples.{paper}"
+        text = f"Data: {source}, {data[:12]}. In small: 95 % interval of the mean over samples{SEEDS}.{paper}"
         lines = tuple(_table_1_lines([one for one in members if one.summary["mode"] in TABLE_1]))
         if lines:
             grids.append(_grid(protocol, "", text, heads, lines + copied))
@@ -183,7 +184,8 @@ def _cell(result: Result | None, metric: str) -> Cell:
     if said["mean"] is None:
         return Cell("–", "no value")
     interval = "" if said["low"] is None else f"{written(said['low'])} to {written(said['high'])}"
-    return Cell(written(said["mean"]), interval)
+    seeds = "" if said["between_seeds"] is None else f"seeds ± {written(said['between_seeds'])}"
+    return Cell(written(said["mean"]), ", ".join(filter(None, (interval, seeds))))
 
 
 def written(value: float) -> str:
@@ -272,22 +274,26 @@ def _tested(test: Contrast | None) -> Cell:
 
 
 def ablation(results: Sequence[Result]) -> list[Grid]:
-    """Table 3's layout: what each change to the first result costs, in subject mode."""
+    """Table 3's layout: what each change to the first result costs, in subject mode. A result of the name of one of the
+    paper's rows ("No word token") stands on that row."""
     metrics = TABLE_1["subject"]
     grids = []
     for (protocol, _, mode), members in groups(results).items():
         if mode != "subject" or len(members) < 2:
             continue
         done = {(test.other, test.metric): test for test in contrasts(members)}
-        lines = [
-            Line(one.name, tuple(_changed(one, metric, done.get((one.name, metric))) for metric in metrics))
+        own = {
+            one.name: Line(one.name, tuple(_changed(one, m, done.get((one.name, m))) for m in metrics))
             for one in members
-        ]
+        }
+        lines: list[Line] = []
         whole = published.TABLE_3[-1]
         for row in published.TABLE_3:
             shifts = ["" if row is whole else _signed(row.values[m] - whole.values[m]) for m in metrics]
             cells = tuple(Cell(f"{row.values[m]:.3f}", shift) for m, shift in zip(metrics, shifts, strict=True))
-            lines.append(Line(row.label, cells, published=True))
+            same = [name for name in own if name.lower() == row.method.lower()]
+            lines += [*(own.pop(name) for name in same), Line(row.label, cells, published=True)]
+        lines = [*own.values(), *lines]
         text = f"In small: difference to {members[0].name}, * where it is sure; in the paper's rows to its full model."
         heads = (("method", ""), *((label(metric), "") for metric in metrics))
         grids.append(_grid(protocol, "", text, heads, tuple(lines)))
@@ -306,7 +312,7 @@ def everything(results: Sequence[Result]) -> list[Grid]:
         metrics = list(dict.fromkeys(metric for one in members for metric in one.metrics))
         heads = (("metric", ""), *((one.name, "") for one in members))
         lines = tuple(Line(label(metric), tuple(_counted(one, metric) for one in members)) for metric in metrics)
-        text = "Mean, 95 % interval, samples with a value."
+        text = f"Mean, 95 % interval over samples{SEEDS}; samples with a value."
         grids.append(_grid(protocol, mode, text, heads, lines))
     return grids
 
@@ -322,13 +328,15 @@ def warnings(results: Iterable[Result]) -> list[str]:
     said = []
     for result in results:
         parts = [
-            f"{len(names)} {kind} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
-            for kind in ("missing", "unreadable", "short", "failed", "dropped", "extra")
+            f"{len(names)} {kind.replace('_', ' ')} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+            for kind in ("missing", "unreadable", "short", "failed", "dropped", "extra", "not_asked")
             if (names := result.summary[kind])
         ]
         if parts:
             about = f"{result.name}, {result.summary['mode']} mode, {result.summary['protocol']['name']}"
-            said.append(f"{about}: {'; '.join(parts)}")
+            worth = "count 0" if result.summary["protocol"]["absent_is_zero"] else "are left out"
+            gone = result.summary["missing"] or result.summary["unreadable"]
+            said.append(f"{about}: {'; '.join(parts)}" + (f"; missing and unreadable ones {worth}" if gone else ""))
     return said
 
 

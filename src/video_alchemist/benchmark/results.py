@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from video_alchemist.benchmark.rows import Row
-from video_alchemist.benchmark.statistics import summarise
+from video_alchemist.benchmark.statistics import between_seeds, mean_by_id, summarise
 from video_alchemist.dataset.storage import fingerprint, json_line, write_durably, write_table
 
-FORMAT = 1
+FORMAT = 2
 ROWS, SUMMARY, SAMPLES, PICTURES = "rows.parquet", "summary.json", "samples.json", "pictures"
 INPUTS = ("protocol", "mode", "data", "models", "versions", "videos", "package")  # what may tell two results apart
 
@@ -70,14 +70,14 @@ class Result:
     def metrics(self) -> list[str]:
         return list(self.summary["metrics"])
 
-    def pairs(self, metric: str) -> list[tuple[str, float | None]]:
-        """(id, value) of every video that counts: means are over these."""
+    def pairs(self, metric: str, only: int | None = None) -> list[tuple[str, float | None]]:
+        """(id, value) of every video that counts, of all seeds or of one: means are over these."""
         dropped = set(self.summary["dropped"])
         seeds = self.summary["seeds"]
         return [
             (sample_id, value)
             for (sample_id, seed, word), value in self.values[metric].items()
-            if not word and video_key(sample_id, seed, seeds) not in dropped
+            if not word and only in (None, seed) and video_key(sample_id, seed, seeds) not in dropped
         ]
 
     @cached_property
@@ -114,7 +114,7 @@ def write_result(folder: Path, rows: Iterable[tuple[int, Row]], facts: Mapping[s
     table = pa.table([pa.array(one, field.type) for one, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     summary = {"format": FORMAT, **facts}
     result = Result(folder, summary, table)
-    summary["metrics"] = {metric: _described(result.pairs(metric)) for metric in facts["metrics"]}
+    summary["metrics"] = {metric: _described(result, metric) for metric in facts["metrics"]}
     write_table(folder / ROWS, table)
     summary["inputs_sha256"] = _digest({name: summary[name] for name in INPUTS})
     summary["rows_sha256"] = fingerprint(folder / ROWS)[1]
@@ -123,13 +123,21 @@ def write_result(folder: Path, rows: Iterable[tuple[int, Row]], facts: Mapping[s
     return result
 
 
-def _described(pairs: Sequence[tuple[str, float | None]]) -> dict[str, Any]:
-    estimate = summarise(pairs)
+def _described(result: Result, metric: str) -> dict[str, Any]:
+    """between_seeds: standard deviation of the seeds' means; None of a single seed."""
+    pairs = result.pairs(metric)
     undefined = sum(value is None for _, value in pairs)
+    estimate = summarise(pairs)
     if estimate is None:
-        return {"mean": None, "low": None, "high": None, "num_ids": 0, "undefined": undefined}
+        return dict.fromkeys(("mean", "low", "high"), None) | {
+            "num_ids": 0, "between_seeds": None, "undefined": undefined,
+        }  # fmt: skip
     low, high = (None if math.isnan(one) else one for one in (estimate.low, estimate.high))
-    return {"mean": estimate.mean, "low": low, "high": high, "num_ids": estimate.num_ids, "undefined": undefined}
+    spread = between_seeds([mean_by_id(result.pairs(metric, seed)) for seed in result.summary["seeds"]])
+    return {
+        "mean": estimate.mean, "low": low, "high": high, "num_ids": estimate.num_ids, "between_seeds": spread,
+        "undefined": undefined,
+    }  # fmt: skip
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -141,6 +149,11 @@ def write_official_json(result: Result, path: Path) -> dict[str, float]:
     protocol = result.summary["protocol"]["name"]
     if protocol != "official":
         raise ValueError(f"{str(result.folder)!r} is scored by protocol {protocol!r}; expected 'official'")
+    broken = [row for row in result.table.to_pylist() if (row["note"] or "").startswith(("unreadable", "too short"))]
+    if names := sorted({row["id"] for row in broken}):
+        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        raise ValueError(f"no {path.name}: the released code ends with an error at videos like {shown}; all else is in "
+                         f"{str(result.folder)!r}")  # fmt: skip
     absent = NOT_IN_MODE.get(result.summary["mode"])
     content = {}
     for metric, key in OFFICIAL_KEYS.items():
@@ -181,8 +194,10 @@ def read_result(folder: str | Path) -> Result:
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """largest: of values that both have, absolute. differing: videos whose values, or their absence, differ."""
+    """means: on each side. largest: of differences of values that both have. differing: videos whose values, or their
+    absence, differ."""
 
+    means: tuple[float | None, float | None]
     largest: float
     differing: tuple[str, ...]
 
@@ -206,7 +221,8 @@ class Difference:
         for metric, one in self.metrics.items():
             shown = ", ".join(one.differing[:10]) + (", ..." if len(one.differing) > 10 else "")
             if one.differing:
-                said.append(f"{metric}: {len(one.differing)} videos differ, by {one.largest:.6g} at most: {shown}")
+                a, b = ("-" if mean is None else f"{mean:.6g}" for mean in one.means)
+                said.append(f"{metric}: {a} | {b}; {len(one.differing)} videos by {one.largest:.6g} at most: {shown}")
         return said or ["no difference"]
 
     def _sides(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -232,7 +248,8 @@ def diff(a: Result, b: Result) -> Difference:
         pairs = [(left.get(key), right.get(key)) for key in unequal]
         largest = max((abs(x - y) for x, y in pairs if x is not None and y is not None), default=0.0)
         names = sorted({video_key(key[0], key[1], seeds) for key in unequal})
-        metrics[metric] = MetricDifference(largest, tuple(names))
+        means = a.summary["metrics"][metric]["mean"], b.summary["metrics"][metric]["mean"]
+        metrics[metric] = MetricDifference(means, largest, tuple(names))
     return Difference(inputs, metrics, only_a, only_b)
 
 

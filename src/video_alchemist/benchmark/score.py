@@ -15,17 +15,20 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from video_alchemist.benchmark.analysis import Analysis, Video
 from video_alchemist.benchmark.generate import ROOT as GENERATION
-from video_alchemist.benchmark.measure import Failure, Job, Outcome, Record, Task, version
+from video_alchemist.benchmark.measure import Failure, Job, Outcome, Record, Task, conditioned, version
 from video_alchemist.benchmark.metrics import METRICS, ROLES
 from video_alchemist.benchmark.models import EvaluationModels, ModelNames
 from video_alchemist.benchmark.progress import watch
 from video_alchemist.benchmark.protocol import Protocol
 from video_alchemist.benchmark.results import PICTURES, SAMPLES, Result, video_key, write_result
 from video_alchemist.benchmark.rows import Metric, Row
-from video_alchemist.benchmark.samples import BenchmarkData
+from video_alchemist.benchmark.samples import BenchmarkData, Sample
 from video_alchemist.benchmark.workers import outcomes
 from video_alchemist.curation.durable import locked, write_text
 from video_alchemist.dataset.shards import did_you_mean
@@ -33,6 +36,11 @@ from video_alchemist.dataset.storage import json_line, write_durably
 from video_alchemist.sampling.sidecar import package_version
 
 LISTS = ("missing", "short", "unreadable", "failed", "extra", "dropped")  # of videos, in `summary.json`
+ABSENT = {  # what a video that nobody can see is worth (§4.2: "missing subjects or faces ... 0"); others have no value
+    **dict.fromkeys(("subject_similarity", "subject_similarity_assigned"), 0.0),
+    **dict.fromkeys(("face_similarity", "face_similarity_assigned"), 0.0),
+    "missing_share": 1.0,
+}
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")  # the first that is there counts
 ALIKE = 5  # videos that fail in a metric in the same way, with none before that does not: the fault is not theirs
 NO_VIDEO = "no video"
@@ -63,8 +71,9 @@ def score(
     videos, result = Path(videos), Path(result)
     nobody = {metric: next((role for role in roles[metric] if not getattr(names, role)), None) for metric in known}
     chosen = _chosen([metric for metric in known if not nobody[metric]] if metrics is None else metrics, known)
-    ids = data.ids(mode)
-    folders = _seed_folders(videos)
+    generation = _generation(videos) or {}
+    ids = _asked(videos, data.ids(mode), generation)
+    folders = _seed_folders(videos, generation)
     found = {seed: _find(folder, ids) for seed, folder in folders.items()}
     _check(videos, ids, found, protocol)
     asked = sorted({role for metric in chosen for role in roles[metric]})
@@ -84,10 +93,11 @@ def score(
     work.mkdir(parents=True, exist_ok=True)
     with locked(work / "lock"):
         done = _run(job, found, result, workers, engine, progress)
-        rows = [(seed, row) for (seed, _), one in done.items() for row in one.rows(chosen)]
-        absent = [(seed, one) for seed, paths in found.items() for one in ids if one not in paths]
-        rows += [(seed, Row(one, metric, None, note=NO_VIDEO)) for seed, one in absent for metric in chosen]
-        facts = _facts(videos, data, job, folders, found, done)
+        rows = [(seed, row) for (seed, _), one in done.items() if one.record is not None for row in one.rows(chosen)]
+        absent = [(seed, one, NO_VIDEO) for seed, paths in found.items() for one in ids if one not in paths]
+        absent += [(*key, one.note) for key, one in done.items() if one.record is None]
+        rows += [(seed, row) for seed, one, note in absent for row in _absent(data[one], job, note)]
+        facts = _facts(videos, data, job, ids, folders, found, done)
         _write_samples(result, data, ids)
         left_out = {metric: f"no {role}" for metric, role in nobody.items() if metrics is None and role}
         return write_result(result, rows, {"name": name or videos.resolve().name, **facts, "left_out": left_out})
@@ -105,14 +115,23 @@ def _chosen(metrics: Sequence[str], known: Mapping[str, Metric]) -> list[str]:
 # Finding videos
 
 
-def _seed_folders(videos: Path) -> dict[int, Path]:
-    """By seed; a folder without seeds is that of seed 0."""
+def _asked(videos: Path, ids: list[str], generation: Mapping[str, Any]) -> list[str]:
+    """Of a mode's samples those that the videos were to be made of, where `bench generate` says so; else all."""
     if not videos.is_dir():
         raise ValueError(f"no folder {str(videos)!r}; expected one with a video <id>.mp4 of each sample")
+    wanted = generation.get("samples")
+    chosen = ids if wanted is None else [one for one in ids if one in set(wanted)]
+    if ids and not chosen:
+        raise ValueError(f"{str(videos)!r} holds videos of other samples, mode {generation.get('mode')!r}")
+    return chosen
+
+
+def _seed_folders(videos: Path, generation: Mapping[str, Any]) -> dict[int, Path]:
+    """By seed; a folder of one seed is that of seed 0, where nothing else is known."""
     named = {path: re.fullmatch(r"seed-(\d+)", path.name) for path in sorted(videos.iterdir()) if path.is_dir()}
     seeds = {int(match[1]): path for path, match in named.items() if match}
     if not seeds:
-        return {0: videos}
+        return {int(generation.get("seeds", [0])[0]): videos}
     flat = next((path.name for path in sorted(videos.iterdir()) if path.suffix in SUFFIXES), None)
     if flat is not None:
         first = seeds[min(seeds)].name
@@ -208,6 +227,20 @@ class _Breaker:
                 raise RuntimeError(f"{said}:\n{failure.words}")
 
 
+def _absent(sample: Sample, job: Job, note: str) -> list[Row]:
+    """Of a video that is missing or unreadable."""
+    nothing = Video(np.zeros((job.protocol.num_frames or 1, 1, 1, 3), np.uint8), 1.0)
+    nobody = cast(EvaluationModels, None)  # no network is asked
+    asked = Analysis(nothing, sample, nobody, job.protocol, conditioned=conditioned(sample, job.mode))
+    targets = {"missing_share": asked.words, "subject": asked.judged_words, "face": asked.people}
+    values = {
+        metric: value if targets.get(metric) or targets.get(metric.partition("_")[0]) else None
+        for metric, value in ABSENT.items()
+        if job.protocol.absent_is_zero
+    }
+    return [Row(sample.id, metric, values.get(metric), note=note) for metric in job.metrics]
+
+
 # ------------------------------------------------------------------------------------------------------------------
 # What went in
 
@@ -216,13 +249,13 @@ def _facts(
     videos: Path,
     data: BenchmarkData,
     job: Job,
+    ids: Sequence[str],
     folders: Mapping[int, Path],
     found: Mapping[int, Mapping[str, Path]],
     done: Mapping[tuple[int, str], Outcome],
 ) -> dict[str, Any]:
     """`summary.json`, but for the means."""
     seeds = list(found)
-    ids = data.ids(job.mode)
     everyone = {one for some in data.modes.values() for one in some}
     lists: dict[str, list[str]] = {kind: [] for kind in LISTS}
     sums = {}
@@ -241,9 +274,11 @@ def _facts(
                 lists["short"].append(key)
             if outcome.failures:
                 lists["failed"].append(key)
-    counts = {"expected": len(ids) * len(seeds), "found": sum(map(len, found.values()))}
+    not_asked = [one for one in data.ids(job.mode) if one not in set(ids)]
+    counts = {"expected": len(ids) * len(seeds), "found": sum(map(len, found.values())), "not_asked": len(not_asked)}
+    generation = _generation(videos)
     return {
-        "generation": _generation(videos),
+        "generation": {key: generation[key] for key in generation if key != "samples"} if generation else None,
         "mode": job.mode,
         "protocol": dataclasses.asdict(job.protocol),
         "data": {"fingerprint": data.fingerprint, "source": data.source},
@@ -254,6 +289,7 @@ def _facts(
         "seeds": seeds,
         "counts": counts | {kind: len(names) for kind, names in lists.items()},
         **{kind: sorted(names) for kind, names in lists.items()},
+        "not_asked": not_asked,
         "metrics": list(job.metrics),
     }
 

@@ -56,6 +56,13 @@ def summarise(pairs: Iterable[tuple[str, float | None]], level: float = 0.95) ->
     return Estimate(math.fsum(means) / len(means), *bootstrap_interval(means, level), num_ids=len(means))
 
 
+def between_seeds(means: Sequence[Mapping[str, float]]) -> float | None:
+    """By seed, by id => standard deviation of the seeds' means over the ids that all have; None where there is none."""
+    if len(means) < 2 or not (common := set.intersection(*map(set, means))):
+        return None
+    return float(np.std([math.fsum(row[name] for name in sorted(common)) / len(common) for row in means], ddof=1))
+
+
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:

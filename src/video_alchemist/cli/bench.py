@@ -93,7 +93,8 @@ def generate(
         str | None,
         typer.Option(help="Of the method external, with {prompt}, {references}, {output}, {seed} in it."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Videos of each sample, with seeds 0, 1, ...")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first one.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Videos of each sample, with so many seeds in a row.")] = 1,
     num_samples: Annotated[int | None, typer.Option(help="Only the first so many.")] = None,
     num_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     text_scale: Annotated[float | None, typer.Option(help="Guidance by the text.")] = None,
@@ -120,13 +121,14 @@ def generate(
     with Progress() as progress:
         bar = progress.add_task("videos")
         made = make(
-            opened, method, output, pipeline, variant=variant, mode=mode, seeds=range(seeds), num_samples=num_samples,
-            batch_size=batch_size, settings=settings or None, command=command,
+            opened, method, output, pipeline, variant=variant, mode=mode, seeds=range(seed, seed + seeds),
+            num_samples=num_samples, batch_size=batch_size, settings=settings or None, command=command,
             on_done=lambda done, total: progress.update(bar, completed=done, total=total),
         )  # fmt: skip
-    for path, reason in made.failures.items():
+    for path, reason in (made.failures | made.unfit).items():
         print(f"{path}: {reason}")
-    print(f"{output}: {made.made} made, {made.kept} were there, {len(made.failures)} failed")
+    unfit = f", {len(made.unfit)} have no such pictures" if made.unfit else ""
+    print(f"{output}: {made.made} made, {made.kept} were there, {len(made.failures)} failed{unfit}")
 
 
 @bench.command()
