@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from video_alchemist.dataset.buckets import bucket_tokens
 from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
-from video_alchemist.presets import CLIP, DINOV2, emojiworld, paper
+from video_alchemist.presets import CLIP, DINOV2, PRESETS, Preset, paper, wan_1_3b, wan_14b
 
 
 def test_table_5_backbone():
@@ -44,12 +45,11 @@ def test_table_6_optimizer_and_stages():
 
 
 def test_table_6_buckets():
-    buckets = paper().buckets
+    """Per 16 GPUs in the table, per GPU here."""
+    buckets = {bucket.name: bucket for bucket in paper().buckets}
     assert len(buckets) == 18
-    assert sum(weight for _, weight in buckets.values()) == pytest.approx(100)
-    assert buckets[(256, 144), 17] == (1216, 10.0) and buckets[(512, 288), 121][0] == 48
-    assert buckets[(1024, 576), 49][0] == 32 and buckets[(256, 144), 289][0] == 80
-    assert {round(weight, 1) for _, weight in buckets.values()} == {10.0, 3.3, 5.8}
+    assert sum(bucket.weight for bucket in buckets.values()) == pytest.approx(100)
+    assert buckets["256x144x17"].batch_size * 16 == 1216 and buckets["512x288x121"].batch_size * 16 == 48
 
 
 def test_inference_settings():
@@ -58,5 +58,27 @@ def test_inference_settings():
     assert paper().num_steps == {(256, 144): 256, (512, 288): 128, (1024, 576): 64}
 
 
-def test_emojiworld_builds():
-    AlchemistTransformer(**emojiworld().transformer)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole(name: str):
+    """Guards against presets that name themselves otherwise, or whose transformer does not build."""
+    preset = PRESETS[name]()
+    assert preset.name == name.removesuffix("-base") and preset.buckets and preset.num_steps
+    with torch.device("meta"):
+        transformer = AlchemistTransformer(**preset.transformer)
+    assert transformer.config["image_dim"] == preset.image_encoder.channels
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [(wan_1_3b(), 1_418_996_800), (wan_14b(), 14_288_491_584)])
+def test_wan_sizes(preset: Preset, parameters: int):
+    """Guards against presets of other sizes than the open weights; the numbers are those of diffusers' classes."""
+    with torch.device("meta"):
+        transformer = AlchemistTransformer(**preset.transformer, personalization=False)
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == parameters
+
+
+def test_wan_trains_at_its_own_rate():
+    """16 frames a second; one clip of 81 frames at 832x480, 32,760 tokens, is the largest micro-batch."""
+    for preset in (wan_1_3b(), wan_14b()):
+        assert preset.fps == 16.0 and preset.initial is not None
+        assert [stage.name for stage in preset.training.stages] == ["II-new", "II-all"]
+        assert max(bucket.batch_size * bucket_tokens(bucket) for bucket in preset.buckets) == 32_760

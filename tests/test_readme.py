@@ -13,8 +13,9 @@ import typer
 
 from video_alchemist.cli.curate import VIDEOS
 from video_alchemist.cli.main import app
-from video_alchemist.emojiworld.recipes.command import PRESETS, parse_time
-from video_alchemist.sampling.request import read_manifest
+from video_alchemist.emojiworld.recipes.command import parse_time
+from video_alchemist.presets import PRESETS
+from video_alchemist.sampling.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "video_alchemist"

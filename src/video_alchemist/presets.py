@@ -6,28 +6,38 @@ with torch.device("meta"):
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from video_alchemist.dataset.augmentation import Augmentation
+from video_alchemist.dataset.buckets import Bucket, table_6
 from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
-from video_alchemist.emojiworld.recipes.scale import SMALL, Scale
+from video_alchemist.emojiworld.recipes.scale import BASE, SMALL, Scale
 from video_alchemist.emojiworld.recipes.transformer import train_config
-from video_alchemist.training.config import OptimizerConfig, TrainConfig
+from video_alchemist.training.config import OptimizerConfig, ParallelConfig, TrainConfig
 from video_alchemist.training.stages import PAPER_STAGES
+
+if TYPE_CHECKING:
+    import torch
+
+    from video_alchemist.sampling.pipeline import AlchemistPipeline
 
 Resolution = tuple[int, int]  # (width, height)
 
 
 @dataclass(frozen=True)
 class ImageEncoderPreset:
-    """Which patch tokens of which network (Table 5, right)."""
+    """Which patch tokens of which network (Table 5, right). mean, std: of its pictures' colours."""
 
     model: str
     block: int
     tokens: int = 256
     channels: int = 1024
     size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -40,33 +50,27 @@ class Preset:
     autoencoder: str
     text_encoder: str
     image_encoder: ImageEncoderPreset
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    buckets: dict[tuple[Resolution, int], tuple[int, float]] = field(default_factory=dict)  # -> (batch size, weight %)
-    num_steps: dict[Resolution, int] = field(default_factory=dict)
+    buckets: tuple[Bucket, ...]
+    num_steps: dict[Resolution, int]
+    size: Resolution = (256, 144)
+    num_frames: int = 121
+    initial: str | None = None  # the open weights that stage I is taken from
+    time_shift: dict[Resolution, float] | None = None  # in sampling; None = by the number of pixels (App. B.3)
     text_scale: float = 8.0
     image_scale: float = 3.0
     fps: float = 24.0
+    pad_text: bool = False  # see T5TextEncoder's pad_to_max
+    negative_prompt: str | None = None  # what dropped text becomes; None = zeros (App. B.2)
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 DINOV2 = ImageEncoderPreset("facebook/dinov2-large", block=24)  # Table 5: "ViT-L/14", "Selective block 24"
-CLIP = ImageEncoderPreset("openai/clip-vit-large-patch14", block=23)  # Table 5: "Selective block 23"
-
-_FRAMES = (17, 49, 73, 97, 121, 145, 193, 289)  # Table 6: "# frames"
-_BATCHES = {  # Table 6: "Batch Size"
-    (256, 144): (1216, 464, 320, 240, 192, 160, 128, 80),
-    (512, 288): (304, 112, 80, 64, 48),
-    (1024, 576): (80, 32, 16, 16, 16),
-}
-_REST_WEIGHT = {(256, 144): 10 / 3, (512, 288): 35 / 6, (1024, 576): 35 / 6}  # printed as 3.3 % and 5.8 %
-
-
-def table_6_buckets() -> dict[tuple[Resolution, int], tuple[int, float]]:
-    """(resolution, frames) -> (batch size, sampling weight in %). The 17-frame rows have "10%" each."""
-    return {
-        (resolution, frames): (batch, 10.0 if frames == 17 else _REST_WEIGHT[resolution])
-        for resolution, batches in _BATCHES.items()
-        for frames, batch in zip(_FRAMES, batches, strict=False)
-    }
+CLIP = ImageEncoderPreset(
+    "openai/clip-vit-large-patch14",
+    block=23,  # Table 5: "Selective block 23"
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
 
 
 def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = True) -> Preset:
@@ -97,7 +101,7 @@ def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = 
         autoencoder="THUDM/CogVideoX-5b",  # B.1: "CogVideoX-5B as the autoencoder"
         text_encoder="google/t5-v1_1-large",  # ours: the paper names none; 1,024 channels as in Table 5
         image_encoder=image_encoder,
-        buckets=table_6_buckets(),
+        buckets=table_6(),
         # B.3: "256, 128, and 64 denoising steps"
         num_steps={(256, 144): 256, (512, 288): 128, (1024, 576): 64},
         text_scale=8.0,  # B.3: "s_T = 8 and s_I = 3"
@@ -125,14 +129,182 @@ def emojiworld(scale: Scale = SMALL) -> Preset:
             tokens=(scale.reference_size // scale.image_encoder["patch_size"]) ** 2,
             channels=scale.image_encoder["hidden_size"],
             size=scale.reference_size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
         ),
         augmentation=SMALL_AUGMENTATION,
-        buckets={
-            ((width, height), 1): (scale.image_batch, 50.0),
-            ((width, height), scale.num_frames): (scale.clip_batch, 50.0),
-        },
+        buckets=(
+            Bucket((width, height), 1, scale.image_batch, 50.0),
+            Bucket((width, height), scale.num_frames, scale.clip_batch, 50.0),
+        ),
         num_steps={(width, height): scale.num_steps},
+        size=(width, height),
+        num_frames=scale.num_frames,
+        initial="emojiworld",
         text_scale=scale.text_scale,
         image_scale=scale.image_scale,
         fps=scale.fps,
     )
+
+
+def wan_1_3b(image_encoder: ImageEncoderPreset = DINOV2) -> Preset:
+    """Stage II on Wan 2.1 T2V 1.3B, which stands for stage I."""
+    # Its makers guide by 6; their scale counts from the null branch, ours from the full one.
+    return _wan("wan_1_3b", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", (1536, 30, 12, 8960), 5.0, image_encoder)
+
+
+def wan_14b(image_encoder: ImageEncoderPreset = DINOV2) -> Preset:
+    """Stage II on Wan 2.1 T2V 14B, which stands for stage I."""
+    return _wan("wan_14b", "Wan-AI/Wan2.1-T2V-14B-Diffusers", (5120, 40, 40, 13824), 4.0, image_encoder)
+
+
+def _wan(
+    name: str, model: str, sizes: tuple[int, int, int, int], text_scale: float, image_encoder: ImageEncoderPreset
+) -> Preset:
+    """What both sizes of Wan 2.1 share. sizes: hidden_size, depth, num_heads, ffn_size."""
+    from video_alchemist.model.wan import WAN_OPTIONS
+
+    hidden_size, depth, num_heads, ffn_size = sizes
+    landscape, portrait, large = (832, 480), (480, 832), (1280, 720)
+    return Preset(
+        name=name,
+        transformer={
+            "in_channels": 16,
+            "patch_size": (1, 2, 2),
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "num_heads": num_heads,
+            "ffn_size": ffn_size,
+            "text_dim": 4096,  # UMT5-XXL
+            **WAN_OPTIONS,
+            "image_dim": image_encoder.channels,
+            "max_images": 6,
+            "word_length": 4,
+        },
+        training=TrainConfig(
+            stages=PAPER_STAGES[1:],
+            shift=3.0,
+            dropout=0.0,  # the open weights were trained without
+            parallel=ParallelConfig(activation_checkpointing=True),  # one clip is 32,760 tokens
+        ),
+        autoencoder=model,
+        text_encoder=model,
+        image_encoder=image_encoder,
+        # Wan's own frame rate and sizes; a batch is about one clip of 81 frames: 32,760 tokens.
+        buckets=tuple(
+            Bucket(size, num_frames, batch_size, weight)
+            for size in (landscape, portrait)
+            for num_frames, batch_size, weight in ((17, 4, 10.0), (49, 1, 20.0), (81, 1, 20.0))
+        ),
+        num_steps={landscape: 50},
+        size=landscape,
+        num_frames=81,
+        initial=model,
+        time_shift={landscape: 3.0, large: 5.0},
+        text_scale=text_scale,
+        image_scale=3.0,
+        fps=16.0,
+        pad_text=True,
+        negative_prompt="",
+    )
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "emojiworld": emojiworld,
+    "emojiworld-base": partial(emojiworld, BASE),
+    "paper": paper,
+    "wan_1_3b": wan_1_3b,
+    "wan_14b": wan_14b,
+}
+
+
+def build_pipeline(preset: Preset, model: str | None = None, dtype: torch.dtype | None = None) -> AlchemistPipeline:
+    """The preset's networks as a pipeline, in float32 by default.
+
+    model: instead of `preset.initial`; a pipeline of ours, or for Wan a diffusers folder or hub id.
+    Wan begins at the end of stage I, the paper's transformer untrained; training adds the personalisation.
+    """
+    import torch
+
+    from video_alchemist.sampling.pipeline import AlchemistPipeline
+
+    source, dtype = model or preset.initial, dtype or torch.float32
+    if source == "emojiworld" or (source is not None and _class_of(source) == "AlchemistPipeline"):
+        return AlchemistPipeline.from_pretrained(source, dtype=dtype)
+    return AlchemistPipeline(
+        **(_paper_networks(preset, dtype) if source is None else _wan_networks(preset, source, dtype)),
+        image_encoder=_image_encoder(preset.image_encoder.model, dtype),
+        size=preset.size,
+        num_frames=preset.num_frames,
+        fps=preset.fps,
+        num_steps=_by_size(preset.num_steps),
+        text_scale=preset.text_scale,
+        image_scale=preset.image_scale,
+        time_shift=None if preset.time_shift is None else _by_size(preset.time_shift),
+        reference_size=preset.image_encoder.size,
+        image_mean=preset.image_encoder.mean,
+        image_std=preset.image_encoder.std,
+        image_block=preset.image_encoder.block,
+        pad_text=preset.pad_text,
+        negative_prompt=preset.negative_prompt,
+    )
+
+
+def _by_size(table: Mapping[Resolution, Any]) -> dict[str, Any]:
+    return {f"{width}x{height}": value for (width, height), value in table.items()}
+
+
+def _class_of(source: str) -> str:
+    """The class that a pipeline's folder or hub id is of."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    return str(_load(DiffusionPipeline.load_config, source)["_class_name"])
+
+
+def _wan_networks(preset: Preset, source: str, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    from video_alchemist.model.wan import load_wan
+
+    options = {name: preset.transformer[name] for name in ("image_dim", "max_images", "word_length")}
+    return {
+        "transformer": load_wan(source, **options, personalization=False, dtype=dtype),
+        "autoencoder": _load(AutoencoderKLWan.from_pretrained, source, subfolder="vae", torch_dtype=dtype),
+        "text_encoder": _load(UMT5EncoderModel.from_pretrained, source, subfolder="text_encoder", dtype=dtype),
+        "tokenizer": _load(AutoTokenizer.from_pretrained, source, subfolder="tokenizer"),
+    }
+
+
+def _paper_networks(preset: Preset, dtype: torch.dtype) -> dict[str, Any]:
+    from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    from video_alchemist.model.transformer import AlchemistTransformer
+
+    return {
+        "autoencoder": _load(
+            AutoencoderKLCogVideoX.from_pretrained, preset.autoencoder, subfolder="vae", torch_dtype=dtype
+        ),
+        "text_encoder": _load(T5EncoderModel.from_pretrained, preset.text_encoder, dtype=dtype),
+        "tokenizer": _load(AutoTokenizer.from_pretrained, preset.text_encoder),
+        "transformer": AlchemistTransformer(**preset.transformer, personalization=False).to(dtype),
+    }
+
+
+def _image_encoder(source: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, CLIPVisionModel, Dinov2Model
+
+    kind = _load(AutoConfig.from_pretrained, source).model_type
+    return _load((CLIPVisionModel if kind.startswith("clip") else Dinov2Model).from_pretrained, source, dtype=dtype)
+
+
+def _load(load: Callable[..., Any], source: str, **options: Any) -> Any:
+    """What a library loads from a folder or hub id; where it cannot, one line that names it."""
+    try:
+        return load(source, **options)
+    except (OSError, ValueError) as error:
+        what = source + (f"/{options['subfolder']}" if "subfolder" in options else "")
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message = f"{what} cannot be loaded; expected a folder, or a hub id that can be reached: {reason}"
+        raise ValueError(message) from error

@@ -187,17 +187,6 @@ def test_takedown_is_honoured_at_once(folder):
     assert take_down(folder, [gone]) == [gone]  # twice is once
 
 
-def test_streams_share_the_clips_out(made):
-    """No clip for two ranks, none for nobody, another order for another seed."""
-    dataset = ShardDataset(made)
-    parts = [list(dataset.stream(seed=1, rank=rank, world_size=3)) for rank in range(3)]
-    assert sorted(sum(parts, [])) == list(range(NUM_CLIPS))
-    assert list(dataset.stream()) == list(range(NUM_CLIPS))
-    assert list(dataset.stream(seed=1)) == list(dataset.stream(seed=1)) != list(dataset.stream(seed=2))
-    with pytest.raises(ValueError, match="rank 3 of 3"):
-        list(dataset.stream(rank=3, world_size=3))
-
-
 def test_no_source_is_on_both_sides_of_a_split(tmp_path):
     """Clips of one video look alike: held out must mean the video."""
     write(tmp_path, [record(f"v{i}-{k}") for i in range(40) for k in range(3)])
@@ -206,12 +195,6 @@ def test_no_source_is_on_both_sides_of_a_split(tmp_path):
     sources = dataset.index["source"].to_pylist()
     assert {sources[i] for i in train}.isdisjoint({sources[i] for i in held_out})
     assert len(train) + len(held_out) == 120 and 15 <= len(held_out) <= 60
-
-
-def test_buckets_by_size_and_frames(tmp_path):
-    """Table 6 samples by resolution and number of frames."""
-    write(tmp_path, [record("a"), record("b", size=[8, 4]), record("c", num_frames=5), record("d")])
-    assert ShardDataset(tmp_path).buckets() == {(4, 4, 1): [0, 3], (8, 4, 1): [1], (4, 4, 5): [2]}
 
 
 def test_captions_with_emoji_and_quotes(tmp_path):
@@ -291,17 +274,32 @@ def test_backgrounds_can_come_later(tmp_path):
     assert (tmp_path / "examples-00000.tar").read_bytes() == before
 
 
-def test_latents_are_a_column_like_any_other(tmp_path):
-    """Guards against a re-encoding that rewrites annotations, and against clips without latents taking another's."""
+def test_columns_that_come_later(tmp_path):
+    """Guards against a re-encoding that rewrites annotations, against clips without latents taking another's, and
+    against columns of different networks taken for one."""
     write(tmp_path, [record("a"), record("b")])
-    write_column(tmp_path, 0, "latents", {"b": b"z0"})
+    network = {"revision": "x"}
+    write_column(tmp_path, 0, "latents", {"b": {"4x4x1.safetensors": b"z0", "8x8x1.safetensors": b"z1"}}, network)
+    write_column(tmp_path, 0, "text", {"a": b"words"}, {"revision": "y"})
     write_manifest(tmp_path, {0: 2})
     dataset = ShardDataset(tmp_path)
-    assert dataset.member("latents", 1) == b"z0"
+    assert dataset.member("latents", 1, "8x8x1.safetensors") == b"z1"
+    assert dataset.suffixes("latents", 1) == ["4x4x1.safetensors", "8x8x1.safetensors"]
+    assert dataset.member("text", 0) == b"words" and dataset.made_by("text") == {"revision": "y"}
+    assert not dataset.has("latents", 0) and dataset.suffixes("latents", 0) == []
     with pytest.raises(ValueError, match="a has no latents"):
-        dataset.member("latents", 0)
+        dataset.member("latents", 0, "4x4x1.safetensors")
     with tarfile.open(tmp_path / "latents-00000.tar") as tar:
-        assert tar.getnames() == ["b.safetensors"]
+        assert tar.getnames() == ["b.4x4x1.safetensors", "b.8x8x1.safetensors"]
+    write_shard(tmp_path, 1, [record("c")], files("c"))
+    write_manifest(tmp_path, {0: 2, 1: 1})
+    with pytest.raises(ValueError, match="has no latents, or not for all shards; precompute"):
+        ShardDataset(tmp_path).made_by("latents")
+    write_column(tmp_path, 1, "latents", {}, {"revision": "z"})
+    write_manifest(tmp_path, {0: 2, 1: 1})
+    with pytest.raises(ValueError, match="comes from different networks"):
+        ShardDataset(tmp_path).made_by("latents")
+
 
 
 def test_look_alikes_are_grouped_across_shards(tmp_path):

@@ -10,18 +10,15 @@ from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file
 
 from video_alchemist import AlchemistPipeline
-from video_alchemist.dataset.shards import ShardDataset, take_down
 from video_alchemist.emojiworld.assets import load_assets
-from video_alchemist.emojiworld.files import example, numbered_scene, write_world_shards
+from video_alchemist.emojiworld.files import example, numbered_scene
 from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, judges, text_encoder, transformer
-from video_alchemist.emojiworld.recipes.command import parse_time, train_preset
+from video_alchemist.emojiworld.recipes.command import held_out_conditions, parse_time
 from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
-from video_alchemist.emojiworld.recipes.from_shards import GROUND, batch_of, precompute_shards
-from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
 from video_alchemist.emojiworld.recipes.scale import SMALL
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, render_references, sample_scenes
-from video_alchemist.model.binding import find_word
+from video_alchemist.model.condition import place_references
 
 TINY = replace(
     SMALL,
@@ -82,27 +79,6 @@ def test_some_pictures_of_people_show_their_faces_alone():
     assert changed.any() and not (changed & ~valid).any()
     assert (faces[changed][:, 3] == 1).float().mean() > 0.8  # what stands around a face belongs to its picture
     assert whole[valid][:, 3].mean() < 0.9
-
-
-def test_shards_train_like_rendered_clips(work, tmp_path):
-    """`train --data`: latents, words and pictures of a shard are those of the clip, whatever its size and rate."""
-    list(write_world_shards(tmp_path / "shards", 6, seed=3, size=(48, 32), num_frames=9, shard_size=4))
-    dataset = ShardDataset(tmp_path / "shards")
-    batch = batch_of([dataset[i] for i in range(6)], TINY, True, "cpu")
-    assert batch.video.shape == (6, 3, TINY.num_frames, *TINY.size)
-    for i, (entities, rows) in enumerate(zip(batch.entities, batch.entity_actors, strict=True)):
-        for entity, row in zip(entities, rows, strict=True):
-            assert batch.captions[i][slice(*entity.span)] == entity.word
-            if row != GROUND:
-                seen = {r.view for r in dataset[i].references if find_word(batch.captions[i], r.word) == entity.span}
-                assert batch.valid[i, row].sum() >= len(seen)
-    assert (batch.references[batch.valid][:, 3].flatten(1).amax(dim=1) > 0.5).all()
-    run = tmp_path / "run"
-    trained = transformer.train(TINY, run, "cpu", None, run=run, networks=work, data=tmp_path / "shards")
-    assert trained.stopped == "done" and len(list((run / "encoded").iterdir())) == 2
-    take_down(tmp_path / "shards", dataset.ids[:1])
-    again = precompute_shards(TINY, tmp_path / "shards", run, "cpu", False, work, SMALL_AUGMENTATION)
-    assert len(EncodedWorld(again, 2, 0, references=False).tensors["z0"]) == 5
 
 
 def test_recipes_make_a_bundle_that_generates(work, tmp_path):
@@ -187,11 +163,15 @@ def test_tokenizer_knows_the_worlds_words(work):
     assert "Ġanimal" in tokenizer.convert_ids_to_tokens(inputs["input_ids"])
 
 
-def test_command_errors(tmp_path):
+def test_times():
     assert [parse_time(text) for text in ("90s", "9m", "1.5h", "30")] == [90, 540, 5400, 30]
     with pytest.raises(ValueError, match="for example 9m"):
         parse_time("nine")
-    with pytest.raises(ValueError, match="did you mean 'emojiworld'"):
-        train_preset("emojiwrld", tmp_path, None, None, [], None)
-    with pytest.raises(ValueError, match="expected at least 1"):
-        train_preset("emojiworld", tmp_path, 0, None, [], None)
+
+
+def test_contact_sheets_are_of_held_out_scenes():
+    """Guards against sheets that show what was trained on, or pictures that no word of the caption binds."""
+    conditions = held_out_conditions()
+    assert len(conditions) == 3 and all(condition.references for condition in conditions)
+    for condition in conditions:
+        assert len(place_references(condition)) == len(condition.references)

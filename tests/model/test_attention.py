@@ -8,7 +8,7 @@ import torch
 from video_alchemist.model.attention import CrossAttention, as_context
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "qk_norm"])
+@pytest.fixture(params=[None, "per_head", "across_heads"])
 def attention(request: pytest.FixtureRequest) -> CrossAttention:
     torch.manual_seed(0)
     return CrossAttention(hidden_size=12, context_dim=8, num_heads=2, qk_norm=request.param)

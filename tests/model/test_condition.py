@@ -16,10 +16,12 @@ from video_alchemist.sampling.pipeline import AlchemistPipeline
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
-def encode(pipeline: AlchemistPipeline, *conditions: Condition, max_length: int = 12) -> EncodedCondition:
+def encode(
+    pipeline: AlchemistPipeline, *conditions: Condition, max_length: int = 12, negative_prompt: str | None = None
+) -> EncodedCondition:
     text = T5TextEncoder(pipeline.text_encoder, pipeline.tokenizer, max_length)
     image = ViTImageEncoder(pipeline.image_encoder, 16, MEAN, STD)
-    return encode_conditions(conditions, text, image, word_length=2)
+    return encode_conditions(conditions, text, image, word_length=2, negative_prompt=negative_prompt)
 
 
 def test_pictures_stand_with_their_words(pipeline: AlchemistPipeline, pictures: dict[str, Path]) -> None:
@@ -57,6 +59,20 @@ def test_seven_pictures(pictures: dict[str, Path]) -> None:
 def test_no_pictures_is_stage_one(pipeline: AlchemistPipeline) -> None:
     encoded = encode(pipeline, Condition("A dog"), Condition("A cat jumps"))
     assert encoded.image_tokens is None and encoded.word_index is None and encoded.image_mask is None
+
+
+def test_negative_prompt(pipeline: AlchemistPipeline, pictures: dict[str, Path]) -> None:
+    """Guards against a negative prompt that is taken for one more condition, or padded differently."""
+    condition = Condition("A dog jumps", (Reference("dog", pictures["dog"]),))
+    plain, encoded = encode(pipeline, condition), encode(pipeline, condition, negative_prompt="A cat")
+    assert plain.null_tokens is None and encoded.null_tokens is not None and encoded.null_mask is not None
+    torch.testing.assert_close(encoded.text_tokens, plain.text_tokens)
+    torch.testing.assert_close(encoded.image_tokens, plain.image_tokens)
+    assert encoded.null_mask.tolist() == [[True] * 3 + [False]]
+    cat = encode(pipeline, Condition("A cat")).text_tokens
+    torch.testing.assert_close(encoded.null_tokens[:, :3], cat)
+    half = encoded.to("cpu", torch.bfloat16)
+    assert half.null_tokens.dtype == torch.bfloat16 and half.null_mask.dtype == torch.bool
 
 
 @pytest.mark.filterwarnings("ignore:the text encoder reads")

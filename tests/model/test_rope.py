@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from video_alchemist.model.rope import axis_pairs, rope, rotate
 
@@ -56,6 +57,14 @@ def test_axis_pairs_share_the_head() -> None:
     assert axis_pairs(128) == (22, 21, 21)
     for head_dim in range(6, 130, 2):
         assert sum(axis_pairs(head_dim)) == head_dim // 2
+
+
+def test_angles_are_those_of_wan() -> None:
+    """Guards against positions that drift at the sizes Wan 2.1 is used at (1280x720, 81 frames): theirs are float64."""
+    cos, sin = rope((21, 45, 80), 128, 10_000.0, torch.device("cpu"))
+    expected = WanRotaryPosEmbed(128, (1, 2, 2), 1024)(torch.empty(1, 16, 21, 90, 160))
+    torch.testing.assert_close(cos, expected[0][0, :, 0, 0::2], atol=5e-6, rtol=0)
+    torch.testing.assert_close(sin, expected[1][0, :, 0, 1::2], atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("head_dim", [4, 33])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from video_alchemist.model.transformer import AlchemistTransformer, add_personalization, parameter_counts
@@ -43,6 +45,11 @@ def latents(batch: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 4, 3, 4, 6), torch.rand(batch)
 
 
+def wave(*shape: int) -> Tensor:
+    """Numbers that are the same on every machine and in every version of torch."""
+    return torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 1.3).float().view(shape)
+
+
 VARIANTS: list[dict[str, Any]] = [
     dict(),
     dict(qk_norm=True),
@@ -50,6 +57,41 @@ VARIANTS: list[dict[str, Any]] = [
     dict(shared_cross_attention=True, qk_norm=True),
 ]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "+".join(options) or "separate")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(), [0.439823, 0.859482, -0.458031, -0.607007]),
+        (dict(qk_norm=True), [0.570661, 0.782940, 0.173645, -0.116484]),
+        (dict(shared_cross_attention=True), [1.281114, 0.338964, 0.483396, 0.277572]),
+    ],
+    ids=str,
+)
+def test_trained_weights_keep_their_meaning(options: dict[str, Any], expected: list[float]) -> None:
+    """Guards shipped and users' weights against a change of the function that they were trained for: these are
+    numbers of the first release."""
+    transformer = build(awake=False, **options)
+    for k, parameter in enumerate(transformer.parameters()):
+        phase = torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + k
+        parameter.copy_(0.3 * torch.sin(phase).float().view_as(parameter))
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    bound = transformer.bind(wave(2, 3, 5, 10), wave(2, 3, 12), mask)
+    velocity = transformer(wave(2, 4, 3, 4, 6), torch.tensor([0.3, 0.8]), wave(2, 3, 6), mask, *bound)
+    found = velocity.flatten()[[0, 100, 287, -1]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+def test_the_shipped_weights_load_whole() -> None:
+    """Guards against a renamed parameter or an option without default: the shipped configuration has none of Wan's."""
+    folder = Path(str(files("video_alchemist"))) / "emojiworld" / "bundle" / "transformer"
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    transformer = AlchemistTransformer.from_pretrained(folder)
+    loaded = transformer.state_dict()
+    assert set(loaded) == set(weights)
+    assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+    assert transformer.config["modulation"] == "per_block" and not transformer.config["text_bias"]
 
 
 @variants
@@ -180,7 +222,7 @@ def test_patches_return_to_their_place() -> None:
     tokens, grid = transformer._patchify(z, None)
     assert grid == (3, 2, 3) and tokens.shape == (2, 18, 16)
     transformer.patch_embedding = torch.nn.Identity()  # type: ignore[assignment]
-    transformer.final_layer.forward = lambda x, t_emb: x  # type: ignore[method-assign]
+    transformer.final_layer.forward = lambda x, time, tabulated: x  # type: ignore[method-assign]
     assert torch.equal(transformer(z, t), z)
 
 
@@ -259,6 +301,10 @@ def test_user_errors() -> None:
         build(personalization=False)(*latents(), references=torch.randn(2, 5, 10))
     with pytest.raises(ValueError, match="stage I"):
         build(personalization=False).bind(torch.randn(2, 3, 5, 10))
+    with pytest.raises(ValueError, match="qk_norm 'heads'; expected one of None, 'per_head', 'across_heads'"):
+        build(qk_norm="heads")
+    with pytest.raises(ValueError, match="modulation 'shared'; expected one of 'per_block', 'shared_table'"):
+        build(modulation="shared")
     with pytest.raises(ValueError, match="hidden_size 24 is not divisible by num_heads 5; nearest: 4"):
         AlchemistTransformer(hidden_size=24, num_heads=5)
 

@@ -1,12 +1,13 @@
-"""The autoencoder's role, played by diffusers' class with random weights."""
+"""The autoencoder's role, played by diffusers' classes with random weights."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder, WanAutoencoder
+from video_alchemist.pretrained.roles import autoencoder_role
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,32 @@ def test_statistics_a_channel() -> None:
 def test_wrong_number_of_frames(model: AutoencoderKLCogVideoX) -> None:
     with pytest.raises(ValueError, match=r"8 frames; expected 4 \* k \+ 1 for this autoencoder, nearest: 9"):
         CogVideoXAutoencoder(model).encode(torch.zeros(1, 3, 8, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def wan() -> AutoencoderKLWan:
+    torch.manual_seed(0)
+    return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9])
+@torch.no_grad()
+def test_wan(wan: AutoencoderKLWan, num_frames: int) -> None:
+    """Guards against latents that are not normalised by the config's 16 means and deviations, or not undone."""
+    autoencoder = autoencoder_role(wan)
+    assert isinstance(autoencoder, WanAutoencoder)
+    assert (autoencoder.temporal_ratio, autoencoder.spatial_ratio) == (4, 8)
+    video = torch.rand(1, 3, num_frames, 16, 24) * 2 - 1
+    z = autoencoder.encode(video)
+    assert z.shape == (1, 16, (num_frames - 1) // 4 + 1, 2, 3)
+    raw = wan.encode(video).latent_dist.mode()
+    torch.testing.assert_close(z[:, 5], (raw[:, 5] - 0.9653) / 1.7708)
+    assert autoencoder.decode(z).shape == video.shape
+    torch.testing.assert_close(autoencoder.decode(z), wan.decode(raw).sample, atol=1e-5, rtol=1e-4)
+
+
+def test_roles_go_by_class(model: AutoencoderKLCogVideoX) -> None:
+    """Guards against latents that are normalised as another class's."""
+    assert isinstance(autoencoder_role(model), CogVideoXAutoencoder)
+    with pytest.raises(ValueError, match="autoencoder Linear; expected one of AutoencoderKLCogVideoX, AutoencoderKLW"):
+        autoencoder_role(torch.nn.Linear(1, 1))

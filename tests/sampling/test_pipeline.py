@@ -114,7 +114,12 @@ def test_round_trip(pipeline: AlchemistPipeline, pipeline_folder: Path, pictures
     loaded = AlchemistPipeline.from_pretrained(pipeline_folder)
     loaded.set_progress_bar_config(disable=True)
     dog = references(pictures, "dog")
-    torch.testing.assert_close(latents(loaded, "A dog", dog)[0], latents(pipeline, "A dog", dog)[0], atol=0, rtol=0)
+    for name in ("transformer", "autoencoder", "text_encoder", "image_encoder"):
+        ours, theirs = getattr(pipeline, name).state_dict(), getattr(loaded, name).state_dict()
+        torch.testing.assert_close(theirs, ours, atol=0, rtol=0)
+    # Matrix products round by where in memory their factors lie, so the results of equal weights may differ a little.
+    found, expected = (latents(one, "A dog", dog)[0] for one in (loaded, pipeline))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     np.testing.assert_array_equal(loaded("A dog", dog).frames[0], pipeline("A dog", dog).frames[0])
     for name in ("size", "num_frames", "fps", "num_steps", "text_scale", "base_size", "reference_size", "image_mean"):
         assert loaded.config[name] == pipeline.config[name], name

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from video_alchemist.records import Reference
-from video_alchemist.sampling.request import Request, parse_size, read_manifest
+from video_alchemist.sampling.manifest import read_manifest
+from video_alchemist.sampling.request import Request, parse_size
 
 DOG = {"word": "dog", "image": "dog.png"}
 LINE = {"prompt": "A dog", "references": [DOG], "output": "a.mp4"}
@@ -34,6 +35,8 @@ def test_manifest(tmp_path: Path) -> None:
         "image_scale": 1.5,
         "equation": 1,
         "output": "b.mp4",
+        "negative_prompt": "blurred",
+        "text_interval": [0, 0.8],
     }
     requests = read_manifest(manifest(tmp_path, LINE, "", second), tmp_path / "out")
     assert requests[0] == Request("A dog", (Reference("dog", tmp_path / "dog.png"),), output=tmp_path / "out" / "a.mp4")
@@ -41,7 +44,7 @@ def test_manifest(tmp_path: Path) -> None:
         "Ein Hündchen",
         (Reference("Hündchen", tmp_path / "h.png", tmp_path / "m.png", view="face"),),
         7, 9, (32, 16), 3, 4, 1.5, 1,
-        tmp_path / "out" / "b.mp4",
+        tmp_path / "out" / "b.mp4", "blurred", (0, 0.8),
     )  # fmt: skip
 
 
@@ -59,6 +62,8 @@ def test_manifest(tmp_path: Path) -> None:
         ({**LINE, "seed": -1}, "seed -1; expected 0 to"),
         ({**LINE, "output": "a.gif"}, "ends in .mp4"),
         ({**LINE, "text_scale": float("nan")}, "text_scale is nan"),
+        ({**LINE, "image_interval": [0.5, "1"]}, r"image_interval is \(0.5, '1'\); expected two shares of the steps"),
+        ({**LINE, "text_interval": [0.5, 0.2]}, r"text_interval is \(0.5, 0.2\); expected two shares"),
         ({**LINE, "prompt": " "}, "the prompt is ' '"),
         ({"prompt": "A dog"}, "the line has no 'output'"),
         ([1], r"the line is \[1\]; expected a JSON object"),

@@ -15,7 +15,9 @@ from video_alchemist.training.config import TrainConfig, as_json, differences, o
     [
         ("optimizer.learning_rate=3e-4", lambda c: c.optimizer.learning_rate, 3e-4),
         ("seed = 7", lambda c: c.seed, 7),
-        ("compile=true", lambda c: c.compile, True),
+        ("parallel.compile=true", lambda c: c.parallel.compile, True),
+        ("tracker=wandb", lambda c: c.tracker, "wandb"),
+        ("base_latent=[32, 18]", lambda c: c.base_latent, (32, 18)),
         ("shift=3", lambda c: c.shift, 3.0),
         ("optimizer.betas=[0.8, 0.95]", lambda c: c.optimizer.betas, (0.8, 0.95)),
         ("stages.II-new.steps=5", lambda c: c.stages[1].steps, 5),
@@ -48,6 +50,9 @@ def test_override(assignment: str, read: Any, value: Any) -> None:
         ("stages.I.trainable=new", "expected .*'all'.*'personalization'"),
         ("text_drop=1.1", "text_drop is 1.1; expected 0 to 1"),
         ("checkpoint.every=0", "every is 0; expected at least 1"),
+        ("optimzer.lr=1", "unknown key 'optimzer.lr'.*nearest: optimizer"),
+        ("micro_batches=-1", "micro_batches is -1; expected 0 or more"),
+        ("parallel.shard=-1", "shard is -1; expected 0 or more"),
     ],
 )
 def test_wrong_override_says_what_is_right(assignment: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,8 @@ class Spy(nn.Module):
         return image_tokens.flatten(1, 2), mask.repeat_interleave(image_tokens.shape[2], dim=1)
 
     def forward(self, z, t, text_tokens, text_mask, references, reference_mask, z0_estimate) -> Tensor:  # type: ignore
-        self.calls.append(SimpleNamespace(text=text_mask, images=reference_mask, z0_estimate=z0_estimate, t=t, z=z))
+        seen = {"tokens": text_tokens, "text": text_mask, "images": reference_mask, "z0_estimate": z0_estimate}
+        self.calls.append(SimpleNamespace(**seen, t=t, z=z))
         return z / t.view(-1, 1, 1, 1, 1)
 
 
@@ -80,15 +82,48 @@ def test_self_conditioning_feeds_the_estimate_to_its_share(batch) -> None:
     assert fed.float().mean().item() < 0.93
 
 
-def test_self_conditioning_trains_every_weight_in_mixed_precision(batch, transformer) -> None:
-    """Guards against autocast's cache handing weights cast without gradient on to the second pass."""
+def test_dropped_text_becomes_the_null_text(batch) -> None:
+    """Guards against zeros where a model was trained with the encoding of "", which may be longer than any text."""
+    made = batch(2000, torch.Generator().manual_seed(1))
+    null = torch.arange(56.0).view(1, 7, 8)
+    spy = Spy()
+    loss(spy, dataclasses.replace(made, null_text=null), torch.Generator().manual_seed(0), text_drop=0.1)
+    tokens, mask = spy.calls[0].tokens, spy.calls[0].text
+    dropped = mask.all(dim=1)
+    assert 0.05 < dropped.float().mean() < 0.15
+    assert torch.equal(tokens[dropped], null.expand(int(dropped.sum()), -1, -1))
+    assert torch.equal(tokens[~dropped][:, :5], made.text_tokens[~dropped]) and not mask[~dropped][:, 5:].any()
+
+
+def test_shift_grows_with_the_latents(batch) -> None:
+    """Guards against one time shift for all buckets (App. B.3): four times the area, twice the shift."""
+    times = []
+    for options in ({"shift": 3.0}, {"shift": 1.5, "base_latent": (2, 2)}, {"shift": 3.0, "base_latent": (4, 4)}):
+        times.append(loss(Spy(), zero_z0(batch, 8), torch.Generator().manual_seed(0), **options)[1])
+    assert torch.equal(times[0], times[1]) and torch.equal(times[0], times[2])
+
+
+def test_batches_without_images_give_the_same_gradients(batch, transformer) -> None:
+    """Guards against a rank whose batch has no pictures and so no gradient where the others wait for one; it is 0."""
+    network = transformer(personalization=True)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    losses, _ = loss(network, batch(2, torch.Generator().manual_seed(0), False), torch.Generator().manual_seed(0))
+    losses.mean().backward()
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert all(not parameter.grad.any() for _, parameter in network.personalization_parameters())
+
+
+def test_self_conditioning_trains_every_weight_in_half_precision(batch, transformer) -> None:
+    """Guards against weights that the first pass, without gradients, takes out of the second; and t is never cast."""
     network = transformer(personalization=True, self_conditioning=True)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses, _ = loss(network, batch(2, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))
+    made = batch(2, torch.Generator().manual_seed(0))
+    losses, t = loss(network.bfloat16(), made, torch.Generator().manual_seed(0), dtype=torch.bfloat16)
     losses.mean().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert (losses.dtype, t.dtype) == (torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize("with_images", [True, False])

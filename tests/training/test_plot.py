@@ -1,4 +1,4 @@
-"""The loss curve."""
+"""The curves of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from video_alchemist.training.plot import loss_curve, read_metrics, smooth
+from video_alchemist.training.plot import curves, read_metrics, smooth
 
 
 def test_smooth_in_closed_form() -> None:
@@ -17,16 +17,27 @@ def test_smooth_in_closed_form() -> None:
     assert smooth([1.0, 8.0], half_life=1) == pytest.approx([1.0, 4.0])
 
 
-def test_curve_of_a_run_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
+def test_curves_of_a_run_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     """Guards against a last line cut short that makes the whole run unreadable."""
-    rows = [{"step": i + 1, "stage": "I" if i < 3 else "II", "loss": 1 / (i + 1)} for i in range(6)]
+    rows = [
+        {
+            "step": i + 1,
+            "stage": "I" if i < 3 else "II",
+            "loss": 1 / (i + 1),
+            "bucket": "ab"[i % 2],
+            "loss_by_time": [None, 0.5 + i / 10],
+        }
+        for i in range(6)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 7, "lo')
     assert read_metrics(tmp_path) == rows
-    with Image.open(loss_curve(tmp_path)) as picture:
-        assert picture.size == (840, 480)
+    assert [path.name for path in curves(tmp_path)] == ["loss.png", "loss_by_bucket.png", "loss_by_time.png"]
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (840, 480)
 
 
 def test_no_metrics(tmp_path: Path) -> None:
     """Guards against an empty picture where the folder is not a run."""
     with pytest.raises(ValueError, match="has no metrics"):
-        loss_curve(tmp_path)
+        curves(tmp_path)

@@ -42,3 +42,5 @@ def test_impossible_stage_is_refused() -> None:
     """Guards against a stage that would train nothing."""
     with pytest.raises(ValueError, match="expected personalization=True"):
         Stage("I", personalization=False, trainable="personalization", steps=1, warmup=0)
+    with pytest.raises(ValueError, match="expected one of 'all', 'personalization', 'lora'"):
+        Stage("I", personalization=False, trainable="none", steps=1, warmup=0)  # type: ignore[arg-type]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from video_alchemist.records import Kind, Reference, View
-from video_alchemist.sampling.request import Request, parse_size, read_manifest
+from video_alchemist.sampling.manifest import read_manifest
+from video_alchemist.sampling.request import Request, parse_size
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from video_alchemist.sampling.guidance import Execution
     from video_alchemist.sampling.pipeline import AlchemistPipeline
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -43,6 +46,11 @@ def generate(
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Also a sheet of references and frames.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: cuda where there is one.")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second of the file.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the video shall not show.")] = None,
+    branches: Annotated[str, typer.Option(help="Guidance's forwards: batched, sequential or parallel.")] = "batched",
+    offload: Annotated[str, typer.Option(help="Keep on the CPU what waits: none, model or group (blocks).")] = "none",
+    fp8: Annotated[bool, typer.Option("--fp8", help="Keep the transformer's weights in 8 bits; lossy.")] = False,
+    tiling: Annotated[bool, typer.Option("--tiling", help="Decode in tiles; seams may show.")] = False,
 ) -> None:
     """Make a video of your subjects.
 
@@ -57,7 +65,8 @@ def generate(
     if batch is not None:
         if prompt is not None or ref or face or background or mask or sheet is not None:
             raise ValueError("--batch reads prompts and references from its file; expected none beside it, nor --sheet")
-        settings_given = any(one is not None for one in (num_frames, size, num_steps, text_scale, image_scale))
+        told = (num_frames, size, num_steps, text_scale, image_scale, negative_prompt)
+        settings_given = any(one is not None for one in told)
         if settings_given or seed != 0 or equation != 2:
             raise ValueError("--batch reads settings from its file and the model; expected none beside it")
         requests = read_manifest(batch, output)
@@ -67,14 +76,17 @@ def generate(
         references = _references(ref or [], face or [], [background] if background else [], mask or [])
         wanted = parse_size(size) if size is not None else None
         settings = (num_frames, wanted, num_steps, text_scale, image_scale, equation)
-        requests = [Request(prompt, references, seed, *settings, output=output)]
+        requests = [Request(prompt, references, seed, *settings, output, negative_prompt)]
     for request in requests:
         request.check()
 
-    pipeline = load_pipeline(model, device)
+    pipeline = load_pipeline(model, _rank_device(device) if branches == "parallel" else device, offload, fp8, tiling)
     if fps is not None:
         pipeline.register_to_config(fps=fps)
-    for number, (request, frames) in enumerate(zip(requests, pipeline.generate_each(requests), strict=True), start=1):
+    videos = pipeline.generate_each(requests, branches=cast("Execution", branches))
+    for number, (request, frames) in enumerate(zip(requests, videos, strict=True), start=1):
+        if os.environ.get("RANK", "0") != "0":
+            continue  # the first rank speaks and writes
         print(f"{number}/{len(requests)} {request.output}" if batch else request.output, flush=True)
         if sheet is not None:
             _write_sheet(sheet, request, frames)
@@ -112,7 +124,10 @@ def _binding(name: str, option: str) -> tuple[str, int, str]:
     return word.strip(), int(number or 1) - 1, path
 
 
-def load_pipeline(model: str, device: str | None) -> AlchemistPipeline:
+def load_pipeline(
+    model: str, device: str | None, offload: str = "none", fp8: bool = False, tiling: bool = False
+) -> AlchemistPipeline:
+    """On a device in its usual precision, with what diffusers has for little memory."""
     import diffusers
     import torch
     import transformers
@@ -125,10 +140,36 @@ def load_pipeline(model: str, device: str | None) -> AlchemistPipeline:
     available = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if device not in (*available, "cuda", "mps") or (device == "cuda" and len(available) == 1):
         raise ValueError(f"device {device!r}; this machine has {', '.join(available)}")
+    if offload not in ("none", "model", "group"):
+        raise ValueError(f"offload {offload!r}; expected none, model or group")
+    if offload != "none" and device == "cpu":
+        raise ValueError(f"offload {offload!r} from the cpu to the cpu; expected none, or another --device")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     pipeline = AlchemistPipeline.from_pretrained(model, dtype=dtype)
-    pipeline.to(device)
+    if fp8:
+        pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    if tiling:
+        pipeline.autoencoder.enable_tiling()
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "group":
+        streams = device.startswith("cuda")
+        pipeline.enable_group_offload(torch.device(device), num_blocks_per_group=1, use_stream=streams)
+    else:
+        pipeline.to(device)
     return pipeline
+
+
+def _rank_device(device: str | None) -> str | None:
+    """Joins the ranks that torchrun started; each takes a GPU of its own where there are some."""
+    import torch
+    import torch.distributed as dist
+
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("--branches parallel; expected torchrun --nproc-per-node 3 -m video_alchemist generate ...")
+    cuda = torch.cuda.is_available() and device != "cpu"
+    dist.init_process_group("nccl" if cuda else "gloo")
+    return f"cuda:{os.environ['LOCAL_RANK']}" if cuda else device
 
 
 def _write_sheet(path: Path, request: Request, frames: np.ndarray) -> None:

@@ -12,12 +12,16 @@ from typer.exceptions import TyperException
 
 from video_alchemist.cli.bench import bench
 from video_alchemist.cli.curate import curate
+from video_alchemist.cli.doctor import doctor
 from video_alchemist.cli.generate import generate
+from video_alchemist.cli.train import train
 from video_alchemist.sampling.request import parse_size
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Videos of your subjects, from words and pictures.")
 world = typer.Typer(no_args_is_help=True, help="EmojiWorld: clips of which everything is known.")
 app.command()(generate)
+app.command()(train)
+app.command()(doctor)
 app.add_typer(curate, name="curate")
 app.add_typer(bench, name="bench")
 app.add_typer(world, name="world")
@@ -37,28 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _fail(message: str) -> NoReturn:
     print("alchemist:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
-
-
-@app.command()
-def train(
-    preset: Annotated[str, typer.Argument(help="emojiworld, or emojiworld-base for a GPU.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; the same command resumes.")],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="SHARDS", help="A folder or URL of shards; default: EmojiWorld, rendered."),
-    ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after this step of the run.")] = None,
-    time_limit: Annotated[str | None, typer.Option(metavar="9m", help="Stop with a checkpoint after it.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting; repeat.")] = None,
-    export: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a pipeline folder at the end.")] = None,
-) -> None:
-    """Train the transformer in the paper's two stages; everything else stays as it ships.
-
-    Example: alchemist train emojiworld -o run --time-limit 9m --set optimizer.learning_rate=3e-4 --export model
-    """
-    from video_alchemist.emojiworld.recipes.command import train_preset
-
-    train_preset(preset, output, max_steps, time_limit, settings or [], export, data)
 
 
 @world.command("render")
@@ -91,35 +73,3 @@ def world_render(
     for _ in track(done, description="clips", total=num_clips):
         pass
     print(output)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine has: versions, devices, the shipped model.
-
-    Example: alchemist doctor
-    """
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
-    from video_alchemist.presets import paper
-    from video_alchemist.sampling.pipeline import SHIPPED
-
-    print(f"{'python':<16}{platform.python_version()}")
-    for package in ("torch", "diffusers", "transformers", "av"):
-        print(f"{package:<16}{version(package)}")
-    print(f"{'cpu threads':<16}{torch.get_num_threads()}")
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        print(f"{f'cuda:{i}':<16}{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    if not torch.cuda.is_available():
-        print(f"{'cuda':<16}none; models run on the cpu")
-    for name, folder in SHIPPED.items():
-        state = "present" if (folder / "model_index.json").is_file() else "missing; `make weights` makes it"
-        print(f"{name:<16}{state}")
-    with torch.device("meta"):
-        total = parameter_counts(AlchemistTransformer(**paper().transformer))["total"]
-    print(f"{'paper':<16}{total / 1e9:.1f}B parameters, {total * 2 / 2**30:.0f} GiB in bfloat16")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from video_alchemist.records import Reference, View
+
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool => {"size": [H, W], "counts": [...]}."""
@@ -38,3 +40,18 @@ def crop(picture: np.ndarray, box: Sequence[float]) -> np.ndarray:
     x0, y0 = min(max(0, math.floor(box[0])), width - 1), min(max(0, math.floor(box[1])), height - 1)
     x1, y1 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
     return picture[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+
+
+def views(reference: Mapping[str, Any]) -> tuple[View, ...]:
+    """What a record's reference can be shown as: the segment, and the face where there is one."""
+    return ("whole",) if reference.get("face") is None else ("whole", "face")
+
+
+def cut_reference(
+    record: Mapping[str, Any], reference: Mapping[str, Any], view: View, frame: np.ndarray
+) -> Reference:
+    """A reference of a record with its picture, cut out of its frame (H, W, 3) uint8."""
+    entity = record["entities"][reference["entity"]]
+    whole = view == "whole"
+    picture = cut_out(frame, reference["mask"], reference["box"]) if whole else crop(frame, reference["face"])
+    return Reference(entity["word"], picture, None, entity["kind"], view, entity["occurrence"])

@@ -4,26 +4,27 @@ pictures, so that the model cannot read motion or size off the number of referen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from video_alchemist.records import MAX_IMAGES
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 MAX_SUBJECTS = 3  # App. A.3: "the number of conditional subjects from 1 to 3"
 MAX_PICTURES = 3  # App. A.3: "the number of conditional reference images from 1 to 3"
 
 
 def select(
-    candidates: Mapping[str, Sequence[T]],
-    background: tuple[str, T] | None,
+    candidates: Mapping[K, Sequence[T]],
+    background: tuple[K, T] | None,
     rng: np.random.Generator,
     *,
     max_images: int = MAX_IMAGES,
     background_probability: float = 0.5,
-) -> list[tuple[str, T]]:
+) -> list[tuple[K, T]]:
     """The (word, picture) pairs that condition one clip: App. A.3's five steps, then the cut to `max_images` (Table 5).
 
     Our reading of "with replacement": drawing a subject twice means that subject once, and drawing a picture twice
@@ -38,7 +39,7 @@ def select(
         raise ValueError(f"max_images is {max_images}; expected at least {1 + has_background}, for {needed}")
 
     words = [word for word, pictures in candidates.items() if len(pictures) > 0]
-    selected: list[tuple[str, int]] = []
+    selected: list[tuple[K, int]] = []
     if words:
         num_subjects = rng.integers(1, min(MAX_SUBJECTS, room) + 1)  # step 1
         subjects = set(rng.integers(len(words), size=num_subjects).tolist())  # step 2, with replacement
@@ -56,7 +57,7 @@ def select(
     return result
 
 
-def _cut(selected: list[tuple[str, int]], max_images: int, rng: np.random.Generator) -> list[tuple[str, int]]:
+def _cut(selected: list[tuple[K, int]], max_images: int, rng: np.random.Generator) -> list[tuple[K, int]]:
     """At most `max_images` of the pairs, dropping at random pictures whose subject has another one."""
     kept = list(selected)
     while len(kept) > max_images:

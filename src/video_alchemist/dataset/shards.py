@@ -7,7 +7,8 @@ FOLDER/index-00000.parquet     a row a clip: what to choose by, and where its me
 FOLDER/examples-00000.tar      <id>.json, <id>.f0.jpg, <id>.f1.jpg, <id>.f2.jpg: annotation and the three frames
 FOLDER/video-00000.tar         <id>.mp4
 FOLDER/background-00000.tar    <id>.bg.jpg, with its own index background-00000.parquet, for it may be made later
-FOLDER/latents-00000.tar       <id>.safetensors, likewise
+FOLDER/text-00000.tar          <id>.safetensors, likewise: the caption's embeddings
+FOLDER/latents-00000.tar       <id>.256x144x121.safetensors, likewise: a member each size and length
 FOLDER/duplicates.parquet      groups of clips that look alike
 FOLDER/tombstones.json         sources that were taken down; readers pass over their clips
 """
@@ -32,19 +33,22 @@ from video_alchemist.dataset.duplicates import DUPLICATES
 from video_alchemist.dataset.manifest import ROOT as ROOT  # part of what writers and readers of shards need
 from video_alchemist.dataset.manifest import read_manifest as read_manifest
 from video_alchemist.dataset.manifest import write_manifest as write_manifest
-from video_alchemist.dataset.masks import crop, cut_out
+from video_alchemist.dataset.masks import cut_reference, views
 from video_alchemist.dataset.storage import Folder, Members, Place, json_line, write_table, write_tar
 from video_alchemist.dataset.tombstones import TOMBSTONES as TOMBSTONES
 from video_alchemist.dataset.tombstones import buried_sources as buried_sources
 from video_alchemist.dataset.tombstones import did_you_mean
 from video_alchemist.dataset.tombstones import take_down as take_down
-from video_alchemist.records import Entity, Example, Reference, View
+from video_alchemist.records import Entity, Example, Reference
 from video_alchemist.video import read_video
 
 FRAMES = ("f0.jpg", "f1.jpg", "f2.jpg")
-LATER = {"background": "bg.jpg", "latents": "safetensors"}  # columns that may come later, and their members' suffix
+# Columns that may come later, and their members' suffix; None: several a clip, by suffix.
+LATER = {"background": "bg.jpg", "text": "safetensors", "latents": None}
 
 PLACE = pa.list_(pa.int64(), 2)  # offset and size in the column's tar
+PLACES = pa.map_(pa.string(), PLACE)  # by suffix
+MADE_BY = b"made_by"  # in the metadata of a later column's index
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -61,7 +65,7 @@ SCHEMA = pa.schema(
         ("license", pa.string()),
         ("perceptual_hash", pa.string()),
         ("measures", pa.map_(pa.string(), pa.float64())),
-        ("examples", pa.map_(pa.string(), PLACE)),  # by suffix
+        ("examples", PLACES),
         ("video", PLACE),
     ]
 )
@@ -92,12 +96,24 @@ def write_shard(
     return paths
 
 
-def write_column(folder: Path, number: int, column: str, contents: Mapping[str, bytes]) -> dict[str, Path]:
-    """A sibling of shard `number` that may come later: id -> its member. Clips without one are left out."""
+def write_column(
+    folder: Path,
+    number: int,
+    column: str,
+    contents: Mapping[str, bytes] | Mapping[str, Members],
+    made_by: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """A sibling of shard `number` that may come later: id -> its member, or members. Clips without are left out.
+
+    made_by: what its readers must know of the networks it comes from. Its index is written last.
+    """
     paths = {column: _path(folder, column, number, "tar"), f"{column}_index": _path(folder, column, number, "parquet")}
-    places = write_tar(paths[column], {clip_id: {LATER[column]: one} for clip_id, one in contents.items()})
-    rows = [{"id": clip_id, column: place[LATER[column]]} for clip_id, place in places.items()]
-    write_table(paths[f"{column}_index"], pa.Table.from_pylist(rows, schema=_later_schema(column)))
+    suffix = LATER[column]
+    members = {clip_id: one if isinstance(one, Mapping) else {str(suffix): one} for clip_id, one in contents.items()}
+    places = write_tar(paths[column], members)
+    rows = [{"id": one, column: sorted(at.items()) if suffix is None else at[suffix]} for one, at in places.items()]
+    schema = _later_schema(column).with_metadata(None if made_by is None else {MADE_BY: json_line(made_by)})
+    write_table(paths[f"{column}_index"], pa.Table.from_pylist(rows, schema=schema))
     return paths
 
 
@@ -111,7 +127,24 @@ def _path(folder: Path, column: str, number: int, kind: str) -> Path:
 
 
 def _later_schema(column: str) -> pa.Schema:
-    return pa.schema([("id", pa.string()), (column, PLACE)])
+    return pa.schema([("id", pa.string()), (column, _place_type(column))])
+
+
+def _place_type(column: str) -> pa.DataType:
+    return PLACES if LATER[column] is None else PLACE
+
+
+def column_made_by(folder: Folder, number: int, column: str) -> dict[str, str] | None:
+    """What `write_column` was told of a shard's column; None where there is no such column, or nothing was said."""
+    name = f"{column}-{number:05d}.parquet"
+    if name not in folder:
+        return None
+    return _made_by(folder.table(name))
+
+
+def _made_by(table: pa.Table) -> dict[str, str] | None:
+    said = (table.schema.metadata or {}).get(MADE_BY)
+    return None if said is None else json.loads(said)
 
 
 def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place) -> dict[str, Any]:
@@ -144,7 +177,7 @@ def _row(record: Mapping[str, Any], examples: Mapping[str, Place], video: Place)
 class ShardDataset:
     """Clips of a folder of shards, by position (sorted by shard, then id) or by id, without those taken down.
 
-    folder: a path, or an URL that fsspec knows. index: SCHEMA, and "shard", "background", "latents", "group".
+    folder: a path, or an URL that fsspec knows. index: SCHEMA, and "shard", the columns of LATER, "group".
     Opening checks that every file is there with the size the manifest names; `verify` compares contents too.
     """
 
@@ -152,8 +185,9 @@ class ShardDataset:
         self.folder = Folder(folder)
         self.manifest = read_manifest(self.folder)
         self._check_sizes()
+        self._made_by: dict[str, list[dict[str, str] | None]] = {column: [] for column in LATER}
         shards = [self._index(shard) for shard in self.manifest["shards"]]
-        columns = [("shard", pa.int32()), *((column, PLACE) for column in LATER)]
+        columns = [("shard", pa.int32()), *((column, _place_type(column)) for column in LATER)]
         empty = pa.schema([*SCHEMA, *(pa.field(*column) for column in columns)]).empty_table()
         table = pa.concat_tables([empty, *shards])
         buried = pa.array(buried_sources(self.folder), pa.string())
@@ -185,11 +219,13 @@ class ShardDataset:
             raise ValueError(f"index-{number:05d}.parquet has {len(table)} clips; the manifest says {shard['clips']}")
         table = table.append_column("shard", pa.array([number] * len(table), pa.int32()))
         for column in LATER:
-            places: dict[str, Place] = {}
+            places: dict[str, Any] = {}
             if f"{column}-{number:05d}.parquet" in shard["files"]:
                 later = self.folder.table(f"{column}-{number:05d}.parquet")
                 places = dict(zip(later["id"].to_pylist(), later[column].to_pylist(), strict=True))
-            table = table.append_column(column, pa.array([places.get(one) for one in table["id"].to_pylist()], PLACE))
+                self._made_by[column].append(_made_by(later))
+            found = [places.get(one) for one in table["id"].to_pylist()]
+            table = table.append_column(column, pa.array(found, _place_type(column)))
         return table
 
     def _groups(self) -> pa.Array:
@@ -222,18 +258,16 @@ class ShardDataset:
 
     def example(self, position: int, with_video: bool = True) -> Example:
         """The clip with its reference pictures cut out by their masks, and its frames (F, H, W, 3) uint8."""
-        members = self._example_members(position)
+        members = self.members(position)
         record = json.loads(members["json"])
         entities = tuple(Entity(e["word"], e["kind"], tuple(e["span"])) for e in record["entities"])
         used = sorted({reference["frame"] for reference in record["references"]})
-        frames = {frame: _picture(members[FRAMES[frame]]) for frame in used}
-        references = []
-        for reference in record["references"]:
-            entity, occurrence = entities[reference["entity"]], record["entities"][reference["entity"]]["occurrence"]
-            frame, box, face = frames[reference["frame"]], reference["box"], reference.get("face")
-            cuts: list[tuple[np.ndarray, View]] = [(cut_out(frame, reference["mask"], box), "whole")]
-            cuts += [] if face is None else [(crop(frame, face), "face")]
-            references += [Reference(entity.word, cut, None, entity.kind, view, occurrence) for cut, view in cuts]
+        frames = {frame: decode_picture(members[FRAMES[frame]]) for frame in used}
+        references = [
+            cut_reference(record, reference, view, frames[reference["frame"]])
+            for reference in record["references"]
+            for view in views(reference)
+        ]
         return Example(
             id=record["id"],
             caption=record["caption"],
@@ -251,19 +285,35 @@ class ShardDataset:
 
     def _background(self, position: int, record: Mapping[str, Any]) -> Reference | None:
         ground = next((entity for entity in record["entities"] if entity["kind"] == "background"), None)
-        if ground is None or self.index["background"][position].as_py() is None:
+        if ground is None or not self.has("background", position):
             return None
-        picture = _picture(self.member("background", position))
+        picture = decode_picture(self.member("background", position))
         return Reference(ground["word"], picture, None, "background", "whole", ground["occurrence"])
 
+    def has(self, column: str, position: int) -> bool:
+        return self.index[column][position].is_valid
+
+    def made_by(self, column: str) -> dict[str, str]:
+        """What is said of the networks that a column comes from, the same in all shards."""
+        said, cure = self._made_by[column], "precompute it (`alchemist train ... --precompute`)"
+        if len(said) < len(self.manifest["shards"]) or None in said or not said:
+            raise ValueError(f"{self.folder.place} has no {column}, or not for all shards; {cure}")
+        if any(one != said[0] for one in said):
+            raise ValueError(f"{column} of {self.folder.place} comes from different networks; {cure}")
+        return dict(said[0] or {})
+
+    def suffixes(self, column: str, position: int) -> list[str]:
+        """Of a clip's members in a column that has several a clip."""
+        return [suffix for suffix, _ in self.index[column][position].as_py() or ()]
+
     def member(self, column: str, position: int, suffix: str | None = None) -> bytes:
-        """A member's contents. suffix: of "examples", which has several; other columns have one."""
+        """A member's contents. suffix: of "examples" and "latents", which have several; other columns have one."""
         place = self.index[column][position].as_py()
         if place is None:
             raise ValueError(f"{self.ids[position]} has no {column} in {self.folder.place}")
         return self._read(column, position, dict(place)[suffix] if suffix is not None else place)
 
-    def _example_members(self, position: int) -> dict[str, bytes]:
+    def members(self, position: int) -> dict[str, bytes]:
         """All members of "examples" by suffix; they lie together, so one read gets them."""
         places = dict(self.index["examples"][position].as_py())
         start = min(offset for offset, _ in places.values())
@@ -273,24 +323,6 @@ class ShardDataset:
 
     def _read(self, column: str, position: int, place: Place) -> bytes:
         return self.folder.read(f"{column}-{self.index['shard'][position].as_py():05d}.tar", place)
-
-    def stream(self, seed: int | None = None, rank: int = 0, world_size: int = 1) -> Iterator[int]:
-        """Positions for one reader of `world_size` (workers of a loader count): no clip for two, none for nobody.
-
-        Shards in turn, a shard's clips together; with a seed both in random order.
-        """
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size}; expected 0 to {world_size - 1}")
-        shards = self.index["shard"].to_numpy()
-        order = np.unique(shards)
-        rng = None if seed is None else np.random.default_rng(seed)
-        seen = 0
-        for shard in order if rng is None else rng.permutation(order):
-            rows = np.flatnonzero(shards == shard)
-            for position in rows if rng is None else rng.permutation(rows):
-                if seen % world_size == rank:
-                    yield int(position)
-                seen += 1
 
     def split(self, held_out: float = 0.1) -> tuple[list[int], list[int]]:
         """Positions to train on and held out, about this share of the sources; all clips of a source on one side."""
@@ -302,14 +334,6 @@ class ShardDataset:
             sides[draw < held_out].append(position)
         return sides
 
-    def buckets(self) -> dict[tuple[int, int, int], list[int]]:
-        """Positions by (width, height, frames), as Table 6 samples."""
-        keys = zip(*(self.index[name].to_pylist() for name in ("width", "height", "num_frames")), strict=True)
-        found: dict[tuple[int, int, int], list[int]] = {}
-        for position, key in enumerate(keys):
-            found.setdefault(key, []).append(position)
-        return found
-
     def verify(self) -> None:
         """Compares every file with its sha256; raises ValueError at the first that differs."""
         for name, file in self._files():
@@ -319,6 +343,6 @@ class ShardDataset:
                 )
 
 
-def _picture(contents: bytes) -> np.ndarray:
+def decode_picture(contents: bytes) -> np.ndarray:
     """JPEG => (H, W, 3) uint8."""
     return np.asarray(Image.open(io.BytesIO(contents)).convert("RGB"))

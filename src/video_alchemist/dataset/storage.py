@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -92,9 +93,24 @@ class Folder:
 
     def __init__(self, place: str | Path) -> None:
         self.place = str(place)
-        is_url = isinstance(place, str) and "://" in place
+        self._is_url = isinstance(place, str) and "://" in place
+        self._open()
+
+    def _open(self) -> None:
+        self._process = os.getpid()
+        self._fs: AbstractFileSystem
         self.root: str
-        self.fs, self.root = url_to_fs(place) if is_url else (LocalFileSystem(), str(Path(place).absolute()))
+        if self._is_url:
+            self._fs, self.root = url_to_fs(self.place)
+        else:
+            self._fs, self.root = LocalFileSystem(), str(Path(self.place).absolute())
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """Opened anew in a process that was forked, as a loader's workers are: connections do not survive that."""
+        if self._process != os.getpid():
+            self._open()
+        return self._fs
 
     def sizes(self) -> dict[str, int]:
         """Bytes by file name, in one request; empty where there is no folder."""

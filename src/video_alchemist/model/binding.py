@@ -55,8 +55,8 @@ class Binding(nn.Module):
                 raise ValueError(f"word tokens are {given}; expected word_length * text_dim = {self.word_dim} channels")
             words = repeat(word_tokens, "B N c -> B N L c", L=num_tokens)                  # (B, N, L, W * D_text)
             x = torch.cat([x, words], dim=-1)                                              # (B, N, L, d + W * D_text)
-        index = self.image_index_embedding.weight[:num_images, None]                       # (N, 1, d)
-        return image_tokens + self.projection(x) + index                                   # (B, N, L, d)
+        index = self.image_index_embedding(torch.arange(num_images, device=x.device))      # (N, d)
+        return image_tokens + self.projection(x) + index[:, None]                          # (B, N, L, d)
 
 
 def gather_word_tokens(text_tokens: Tensor, word_index: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ B conditions · S text tokens · N reference images · L tokens of one image · 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,23 +23,21 @@ from video_alchemist.records import MAX_IMAGES, Condition, Reference
 
 @dataclass(frozen=True)
 class EncodedCondition:
-    """The fields of a training Batch that say what is asked for. The last three are None where nobody has a picture."""
+    """The fields of a training Batch that say what is asked for. Those of pictures are None where nobody has one."""
 
     text_tokens: Tensor  # (B, S, D_text) float
     text_mask: Tensor  # (B, S) bool, True = a token
     image_tokens: Tensor | None = None  # (B, N, L, d) float
     word_index: Tensor | None = None  # (B, N, W) long, -1 = padding
     image_mask: Tensor | None = None  # (B, N) bool, True = a picture
+    null_tokens: Tensor | None = None  # (1, S, D_text) float: what dropped text becomes, None = zeros
+    null_mask: Tensor | None = None  # (1, S) bool
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> EncodedCondition:
         """On a device; `dtype` is that of the tokens."""
-        return EncodedCondition(
-            self.text_tokens.to(device, dtype),
-            self.text_mask.to(device),
-            None if self.image_tokens is None else self.image_tokens.to(device, dtype),
-            None if self.word_index is None else self.word_index.to(device),
-            None if self.image_mask is None else self.image_mask.to(device),
-        )
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        moved = {name: x.to(device, dtype if x.is_floating_point() else None) for name, x in given.items()}
+        return EncodedCondition(**moved)
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,21 @@ def encode_conditions(
     image_encoder: ImageEncoder,
     word_length: int,
     max_images: int = MAX_IMAGES,
+    negative_prompt: str | None = None,
 ) -> EncodedCondition:
-    """Conditions as one batch, padded to the longest text and to the most pictures, with masks."""
+    """Conditions as one batch, padded to the longest text and to the most pictures, with masks.
+
+    negative_prompt: what the text becomes where guidance drops it; None = zeros.
+    """
     places = [place_references(condition, max_images) for condition in conditions]
-    text = text_encoder([condition.text for condition in conditions])
+    negative = [] if negative_prompt is None else [negative_prompt]
+    text = text_encoder([*(condition.text for condition in conditions), *negative])
+    encoded = EncodedCondition(text.tokens[: len(conditions)], text.mask[: len(conditions)])
+    if negative:
+        encoded = replace(encoded, null_tokens=text.tokens[-1:], null_mask=text.mask[-1:])
     width = max(map(len, places), default=0)
     if width == 0:
-        return EncodedCondition(text.tokens, text.mask)
+        return encoded
 
     images = [reference_image(place.reference, image_encoder.size) for row in places for place in row]
     tokens = image_encoder(torch.stack(images))  # (all pictures, L, d)
@@ -106,6 +112,9 @@ def encode_conditions(
             word_index[b, n], image_mask[b, n] = torch.tensor(index), True
     # In the order of `places`, row by row: exactly the order of True in image_mask.
     image_tokens[image_mask.to(tokens.device)] = tokens
-    return EncodedCondition(
-        text.tokens, text.mask, image_tokens, word_index.to(tokens.device), image_mask.to(tokens.device)
+    return replace(
+        encoded,
+        image_tokens=image_tokens,
+        word_index=word_index.to(tokens.device),
+        image_mask=image_mask.to(tokens.device),
     )

@@ -29,28 +29,21 @@ class Autoencoder(Protocol):
         ...
 
 
-class CogVideoXAutoencoder:
-    """diffusers' AutoencoderKLCogVideoX; latents are scaled by its config."""
+class _Normalised:
+    """What both autoencoders of diffusers share: latents normalised by the statistics of their config."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, temporal_ratio: int, spatial_ratio: int) -> None:
         self.model = model
-
-    @property
-    def temporal_ratio(self) -> int:
-        return int(self.model.config.temporal_compression_ratio)
-
-    @property
-    def spatial_ratio(self) -> int:
-        return 2 ** (len(self.model.config.block_out_channels) - 1)
+        self.temporal_ratio = temporal_ratio
+        self.spatial_ratio = spatial_ratio
 
     def encode(self, video: Tensor) -> Tensor:
         """The mode of the posterior, normalised."""
-        num_frames = video.shape[2]
-        if num_frames % self.temporal_ratio != 1:
-            k = max(0, round((num_frames - 1) / self.temporal_ratio))
+        num_frames, ratio = video.shape[2], self.temporal_ratio
+        if num_frames % ratio != 1:
+            nearest = max(0, round((num_frames - 1) / ratio)) * ratio + 1
             raise ValueError(
-                f"{num_frames} frames; expected {self.temporal_ratio} * k + 1 for this autoencoder, "
-                f"nearest: {self.temporal_ratio * k + 1}"
+                f"{num_frames} frames; expected {ratio} * k + 1 for this autoencoder, nearest: {nearest}"
             )
         z = self.model.encode(video.to(self.model.dtype)).latent_dist.mode()
         mean, std = self._statistics(z)
@@ -59,12 +52,7 @@ class CogVideoXAutoencoder:
     def decode(self, z: Tensor) -> Tensor:
         z = z.to(self.model.dtype)
         mean, std = self._statistics(z)
-        num_frames = (z.shape[2] - 1) * self.temporal_ratio + 1
-        if z.shape[2] % 2 == 0:
-            # The decoder treats the first latent frame as one picture only where their number is odd; the network is
-            # causal, so a repeated last frame, cut off again, completes an even number.
-            z = torch.cat([z, z[:, :, -1:]], dim=2)
-        return self.model.decode(z * std + mean).sample[:, :, :num_frames].clamp(-1, 1)
+        return self.model.decode(z * std + mean).sample.clamp(-1, 1)
 
     def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the raw latents, a channel or overall, as far as the config knows them."""
@@ -75,3 +63,26 @@ class CogVideoXAutoencoder:
                 z.new_tensor(config.latents_std).view(1, -1, 1, 1, 1),
             )
         return z.new_zeros(()), z.new_tensor(1 / config.scaling_factor)
+
+
+class WanAutoencoder(_Normalised):
+    """diffusers' AutoencoderKLWan."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, model.config.scale_factor_temporal, model.config.scale_factor_spatial)
+
+
+class CogVideoXAutoencoder(_Normalised):
+    """diffusers' AutoencoderKLCogVideoX."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        super().__init__(model, int(config.temporal_compression_ratio), 2 ** (len(config.block_out_channels) - 1))
+
+    def decode(self, z: Tensor) -> Tensor:
+        num_frames = (z.shape[2] - 1) * self.temporal_ratio + 1
+        if z.shape[2] % 2 == 0:
+            # The decoder treats the first latent frame as one picture only where their number is odd; the network is
+            # causal, so a repeated last frame, cut off again, completes an even number.
+            z = torch.cat([z, z[:, :, -1:]], dim=2)
+        return super().decode(z)[:, :, :num_frames]

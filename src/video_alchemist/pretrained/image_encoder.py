@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 
@@ -44,7 +45,8 @@ class ViTImageEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.to(self.model.device, self.model.dtype)
+        # Where its hooks bring it, when it is offloaded.
+        images = images.to(get_module_execution_device(self.model), self.model.dtype)
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         output = self.model(pixel_values=(images - mean) / std, output_hidden_states=self.block is not None)
         tokens = output.last_hidden_state if self.block is None else output.hidden_states[self.block]

@@ -35,27 +35,60 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ParallelConfig:
+    """How ranks share the work; none of it changes what is learned (training/parallel.py)."""
+
+    shard: int = 0  # ranks that one copy of weights and optimiser state is divided over (FSDP); 0 = all
+    replicate: int = 1  # such copies (HSDP: shard within a machine, replicate across machines)
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, 4/3 the time
+    compile: bool = False  # torch.compile of the repeated block
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of compute; auto = bfloat16 on a GPU
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "replicate")
+        if self.shard < 0:
+            raise ValueError(f"shard is {self.shard}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters beside the linear layers of the backbone's attention, for stages whose trainable is "lora"."""
+
+    rank: int = 16
+    alpha: int = 16  # adapters count alpha / rank
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "rank")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     seed: int = 0
     stages: tuple[Stage, ...] = PAPER_STAGES
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    accumulation: int = 1  # batches of the source in one optimiser step
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    tokens_per_gpu: int = 0  # video tokens that buckets take their batch sizes from; 0 = those of the preset
+    micro_batches: int = 0  # of one optimiser step, on all ranks together; 0 = one a rank of the run's first call
     ema_decay: float = 0.9999  # of the weights that are sampled with; the paper does not say
     dropout: float = 0.1  # Table 6
     text_drop: float = 0.1  # App. B.2, of the whole condition, for classifier-free guidance
     image_drop: float = 0.1
     self_conditioning_probability: float = 0.9  # Table 5; only where the transformer has self_conditioning
     shift: float = 1.0  # time shift (App. B.3), see flow.resolution_shift
+    base_latent: tuple[int, int] | None = None  # (width, height) of latents that `shift` is for; None = all sizes
     log_every: int = 50  # steps between progress lines; metrics.jsonl has every step
-    sample_every: int = 0  # steps; 0 = never
-    data_workers: int = 0  # processes that make batches ahead of the training step; 0 = a thread
-    compile: bool = False  # torch.compile of the repeated block
+    sample_every: int = 0  # steps between contact sheets; 0 = never
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"  # beside metrics.jsonl; TensorBoard if installed
+    peak_flops: float = 0.0  # of one device, a second, for MFU; 0 = by the card's name, measured on a CPU
+    data_workers: int = 0  # processes a rank that make batches ahead of the training step; 0 = a thread
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "accumulation", "log_every")
-        if self.data_workers < 0:
-            raise ValueError(f"data_workers is {self.data_workers}; expected 0 or more")
+        _at_least_one(self, "log_every")
+        for name in ("tokens_per_gpu", "micro_batches", "data_workers", "sample_every", "peak_flops"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("ema_decay", "dropout", "text_drop", "image_drop", "self_conditioning_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")

@@ -5,13 +5,28 @@ B batch · C channels · f, h, w latent · S text tokens · N reference images �
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from video_alchemist.dataset.batch import Batch
-from video_alchemist.flow import estimate_z0, interpolate, sample_times, velocity_target
+from video_alchemist.flow import estimate_z0, interpolate, resolution_shift, sample_times, velocity_target
 from video_alchemist.model.binding import gather_word_tokens
 from video_alchemist.model.transformer import AlchemistTransformer
+
+
+class Objective(nn.Module):
+    """`loss` as a module: the root that the transformer's weights are sharded under (training/parallel.py)."""
+
+    def __init__(self, transformer: AlchemistTransformer, **options: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.options = options
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return loss(self.transformer, batch, generator, **self.options)
 
 
 def loss(
@@ -20,16 +35,21 @@ def loss(
     generator: torch.Generator,
     *,
     shift: float = 1.0,
+    base_latent: tuple[int, int] | None = None,
     text_drop: float = 0.1,
     image_drop: float = 0.1,
     self_conditioning_probability: float = 0.9,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of the velocity, and the times t it was asked at: two tensors (B,).
 
     Every draw comes from `generator`, on its own device: a CPU generator gives the same draws on every machine.
-    A stage I transformer ignores the batch's images.
+    A stage I transformer ignores the batch's images. base_latent: (width, height) of latents that `shift` is for.
+    dtype: of what the network is given, times excepted; None = as the batch is.
     """
     size, z0 = len(batch.z0), batch.z0
+    if base_latent is not None:
+        shift = resolution_shift(z0.shape[4], z0.shape[3], base_latent, shift)
 
     def chosen(probability: float) -> Tensor:
         return (torch.rand(size, generator=generator, device=generator.device) < probability).to(z0.device)
@@ -40,13 +60,15 @@ def loss(
     self_conditioned = chosen(self_conditioning_probability)                               # (B,)
 
     zt = interpolate(z0, noise, t)                                                         # (B, C, f, h, w)
+    given = batch if dtype is None else batch.to(z0.device, dtype)
+    text_tokens, text_mask = drop_text(given, without_text)                                # (B, S, D_text), (B, S)
     references = reference_mask = None
-    if batch.image_tokens is not None and transformer.config["personalization"]:
-        references, reference_mask = bind_batch(transformer, batch, without_images)
-    text_mask = batch.text_mask & ~without_text[:, None]                                   # (B, S)
+    if transformer.config["personalization"]:
+        references, reference_mask = bind_batch(transformer, given, without_images)
 
     def velocity_at(z0_estimate: Tensor | None) -> Tensor:
-        return transformer(zt, t, batch.text_tokens, text_mask, references, reference_mask, z0_estimate)
+        estimate = None if z0_estimate is None else z0_estimate.to(given.z0)
+        return transformer(zt.to(given.z0), t, text_tokens, text_mask, references, reference_mask, estimate)
 
     z0_estimate = None
     if transformer.config["self_conditioning"]:
@@ -57,17 +79,34 @@ def loss(
     return error.square().flatten(1).mean(dim=1), t
 
 
+def drop_text(batch: Batch, without_text: Tensor) -> tuple[Tensor, Tensor]:
+    """Text tokens (B, S, D_text) and mask (B, S); where `without_text` (B,) masked, or the batch's null text."""
+    tokens, mask = batch.text_tokens, batch.text_mask
+    if batch.null_text is None:
+        return tokens, mask & ~without_text[:, None]
+    null, length = batch.null_text, max(tokens.shape[1], batch.null_text.shape[1])
+    shown = torch.arange(length, device=mask.device) < null.shape[1]                       # (S,)
+    null = F.pad(null, (0, 0, 0, length - null.shape[1]))                                  # (1, S, D_text)
+    tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))                            # (B, S, D_text)
+    mask = F.pad(mask, (0, length - mask.shape[1]))                                        # (B, S)
+    return torch.where(without_text[:, None, None], null, tokens), torch.where(without_text[:, None], shown, mask)
+
+
 def bind_batch(transformer: AlchemistTransformer, batch: Batch, without_images: Tensor) -> tuple[Tensor, Tensor]:
     """Personalization tokens (B, N * L, d) and their mask (B, N * L); `without_images` (B,) are masked whole.
 
     The word tokens are of the text as given: they belong to the image condition, so dropping text leaves them.
+    A batch without images is bound to one that is masked: all ranks must have gradients of the same weights.
     """
-    assert batch.image_tokens is not None
+    config, size = transformer.config, len(batch.z0)
+    image_tokens, word_index, image_mask = batch.image_tokens, batch.word_index, batch.image_mask
+    if image_tokens is None:
+        image_tokens = batch.text_tokens.new_zeros(size, 1, 1, config["image_dim"])        # (B, 1, 1, d)
+        word_index = torch.full((size, 1, config["word_length"]), -1, device=batch.text_mask.device)
+        image_mask = batch.text_mask.new_zeros(size, 1)                                    # (B, 1)
     words = None
-    if transformer.config["word_binding"]:
-        assert batch.word_index is not None
-        words = gather_word_tokens(batch.text_tokens, batch.word_index)                    # (B, N, W * D_text)
-    mask = ~without_images[:, None].expand(-1, batch.image_tokens.shape[1])                # (B, N)
-    if batch.image_mask is not None:
-        mask = mask & batch.image_mask
-    return transformer.bind(batch.image_tokens, words, mask)
+    if config["word_binding"]:
+        assert word_index is not None
+        words = gather_word_tokens(batch.text_tokens, word_index)                          # (B, N, W * D_text)
+    mask = ~without_images[:, None].expand(-1, image_tokens.shape[1])                      # (B, N)
+    return transformer.bind(image_tokens, words, mask if image_mask is None else mask & image_mask)

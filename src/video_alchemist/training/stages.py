@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Trainable = Literal["all", "personalization", "lora"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Stage:
 
     name: str
     personalization: bool  # Table 6, "Image conditioning"
-    trainable: Literal["all", "personalization"]  # "personalization": the backbone is fixed
+    trainable: Trainable  # "personalization", "lora": the backbone is fixed
     steps: int
     warmup: int  # steps of linear warm-up of the learning rate
     learning_rate: float | None = None  # None = the optimiser's
@@ -25,8 +27,9 @@ class Stage:
                 f"stage {self.name}: steps {self.steps}, warmup {self.warmup}, decay {self.decay}; "
                 "expected none below 0"
             )
-        if self.trainable not in ("all", "personalization"):
-            raise ValueError(f"stage {self.name}: trainable is {self.trainable!r}; expected 'all' or 'personalization'")
+        if self.trainable not in get_args(Trainable):
+            choices = ", ".join(map(repr, get_args(Trainable)))
+            raise ValueError(f"stage {self.name}: trainable is {self.trainable!r}; expected one of {choices}")
         if self.trainable == "personalization" and not self.personalization:
             raise ValueError(f"stage {self.name} trains only personalization layers; expected personalization=True")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH, EncodedWorld, precompute
-from video_alchemist.emojiworld.recipes.from_shards import precompute_shards
-from video_alchemist.emojiworld.recipes.image_encoder import SMALL_AUGMENTATION
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.model.transformer import AlchemistTransformer
+from video_alchemist.training import parallel
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
-from video_alchemist.training.plot import loss_curve
+from video_alchemist.training.plot import curves
 from video_alchemist.training.stages import Stage
-from video_alchemist.training.trainer import Trained
+from video_alchemist.training.trainer import OnSample, Trained
 from video_alchemist.training.trainer import train as run_training
 
 
@@ -65,21 +65,20 @@ def train(
     networks: Path | None = None,
     config: TrainConfig | None = None,
     max_steps: int | None = None,
-    data: str | Path | None = None,
+    on_sample: OnSample | None = None,
     **ablation: bool,
 ) -> Trained:
     """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
 
-    networks: folder of the frozen networks, where they are not in `work`. data: shards to train on, not the world.
+    networks: folder of the frozen networks, where they are not in `work`.
     """
 
     def encoded(clips: bool) -> Path:
-        if data is not None:
-            return precompute_shards(scale, data, work, device, clips, networks or work, SMALL_AUGMENTATION)
         count = scale.clip_scenes if clips else scale.image_scenes
-        return precompute(scale, work, device, clips, count, networks)
+        made = precompute(scale, work, device, clips, count, networks) if dist.get_rank() == 0 else None
+        return parallel.agreed(made)  # the other ranks wait for it
 
-    def source(stage: Stage) -> EncodedWorld:
+    def source(stage: Stage, micro_batches: int) -> EncodedWorld:
         if stage.name == "II-clips":
             return EncodedWorld(encoded(clips=True), scale.clip_batch, seed=2, references=True)
         return EncodedWorld(encoded(clips=False), scale.image_batch, seed=1, references=stage.personalization)
@@ -93,6 +92,8 @@ def train(
         time_limit=time_limit,
         max_steps=max_steps,
         device=device,
+        on_sample=on_sample,
     )
-    loss_curve(run)
+    if trained.first:
+        curves(run)
     return trained
