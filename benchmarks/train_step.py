@@ -31,6 +31,7 @@ from video_alchemist.model.wan import WAN_OPTIONS
 from video_alchemist.presets import paper
 
 MIB = 2**20
+DIFFUSERS, OURS, PAPER = "diffusers' Wan", "ours, as Wan", "ours, the paper's modulation"
 
 
 def main() -> None:
@@ -42,17 +43,18 @@ def main() -> None:
     parser.add_argument("--text", type=int, default=128, help="tokens")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="blocks, too; default: on CUDA")
     parser.add_argument("--paper", action="store_true", help="the paper's block at full width instead (Table 5)")
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     latent = tuple(map(int, args.latent.split("x")))
+    compiled = device.type == "cuda" if args.compile is None else args.compile
     print(f"{device} {torch.get_num_threads()} threads, {dtype}, {tokens_of(latent):,} tokens x {args.batch}")
     if args.paper:
-        paper_blocks(latent, args.batch, args.rounds, device, dtype, not args.no_compile)
+        paper_blocks(latent, args.batch, args.rounds, device, dtype, compiled)
         return
-    against_diffusers(args, latent, device, dtype)
+    against_diffusers(args, latent, device, dtype, compiled)
     checkpointing(args, latent, device, dtype)
 
 
@@ -67,47 +69,47 @@ def ours(args: argparse.Namespace, **options: Any) -> dict[str, Any]:
 
 
 def against_diffusers(
-    args: argparse.Namespace, latent: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace, latent: tuple[int, ...], device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> None:
     wan_sizes = {
         "num_attention_heads": args.width // 64, "attention_head_dim": 64, "num_layers": args.depth,
         "ffn_dim": 4 * args.width, "text_dim": 1024,
     }  # fmt: skip
-    networks = {
-        "diffusers' Wan": WanTransformer3DModel(**wan_sizes),
-        "ours, as Wan": AlchemistTransformer(**ours(args, **WAN_OPTIONS)),
-        "ours, the paper's": AlchemistTransformer(**ours(args)),
+    as_wan = ours(args, **WAN_OPTIONS)
+    flops = {
+        name: 3 * args.batch * forward_flops(config, tokens_of(latent), args.text, 0)
+        for name, config in zip((DIFFUSERS, OURS, PAPER), (as_wan, as_wan, ours(args)), strict=True)
+    }
+    makers = {
+        DIFFUSERS: lambda: WanTransformer3DModel(**wan_sizes),
+        OURS: lambda: AlchemistTransformer(**as_wan),
+        PAPER: lambda: AlchemistTransformer(**ours(args)),
     }
     z = torch.randn(args.batch, 16, *latent, device=device, dtype=dtype)
     text = torch.randn(args.batch, args.text, 1024, device=device, dtype=dtype)
-    steps = {}
-    for name, network in networks.items():
-        network = prepared(network, device, dtype, compiled=device.type == "cuda" and not args.no_compile)
-        steps[name] = partial(step, partial(forward, network, z, text), network)
+    steps: dict[tuple[str, bool], Callable[[], None]] = {}
+    for is_compiled in (False, True) if compiled else (False,):
+        for name, make in makers.items():
+            network = prepared(make(), device, dtype, is_compiled)
+            steps[name, is_compiled] = partial(step, partial(forward, network, z, text), network)
     product, flops_of_product = matrix_product(device, dtype)
-    for run in (*steps.values(), product):
-        run()
-        run()
-    rounds = []
-    for _ in range(args.rounds):
-        rounds.append({name: seconds(run, device) for name, run in {**steps, "product": product}.items()})
-    reference = "diffusers' Wan"
-    flops = {
-        "ours, as Wan": 3 * args.batch * forward_flops(ours(args, **WAN_OPTIONS), tokens_of(latent), args.text, 0),
-        "ours, the paper's": 3 * args.batch * forward_flops(ours(args), tokens_of(latent), args.text, 0),
-    }
-    flops[reference] = flops["ours, as Wan"]
+    rounds: list[tuple[dict[tuple[str, bool], float], float]] = []
+    for number in range(args.rounds + 2):
+        taken = {key: seconds(run, device) for key, run in steps.items()}, seconds(product, device)
+        if number >= 2:  # the first ones warm up
+            rounds.append(taken)
     print("| network | ms | times as fast as diffusers | TFLOP a step | MFU of this machine's matrix products |")
     print("| --- | --- | --- | --- | --- |")
-    for name in steps:
-        ms = 1000 * statistics.median(one[name] for one in rounds)
-        ratio = statistics.median(one[reference] / one[name] for one in rounds)
-        mfu = statistics.median(flops[name] / one[name] / (flops_of_product / one["product"]) for one in rounds)
-        print(f"| {name} | {ms:.0f} | {ratio:.2f} | {flops[name] / 1e12:.3f} | {mfu:.2f} |")
-    if device.type == "cuda":
-        name = "ours, as Wan"
-        rate = flops[name] / statistics.median(one[name] for one in rounds)
-        print(f"{name}: {rate / 1e12:.0f} TFLOP/s{of_peak(rate, device)}")
+    for name, is_compiled in steps:
+        key = name, is_compiled
+        ms = 1000 * statistics.median(times[key] for times, _ in rounds)
+        ratio = statistics.median(times[DIFFUSERS, is_compiled] / times[key] for times, _ in rounds)
+        mfu = statistics.median(flops[name] / times[key] / (flops_of_product / took) for times, took in rounds)
+        label = name + ", compiled" * is_compiled
+        print(f"| {label} | {ms:.0f} | {ratio:.2f} | {flops[name] / 1e12:.3f} | {mfu:.2f} |")
+        if device.type == "cuda":
+            rate = flops[name] / ms * 1000
+            print(f"{label}: {rate / 1e12:.0f} TFLOP/s{of_peak(rate, device)}")
 
 
 def checkpointing(

@@ -97,6 +97,9 @@ def paper(image_encoder: ImageEncoderPreset = DINOV2, self_conditioning: bool = 
             text_drop=0.1,  # B.2: "randomly drop text or image conditioning with a probability of 10%"
             image_drop=0.1,
             self_conditioning_probability=0.9,  # Table 5: "Self conditioning prob. 0.9"
+            base_latent=(256 // 8, 144 // 8),  # ours: larger latents are trained with the time shift they sample with
+            parallel=ParallelConfig(activation_checkpointing=True),  # no bucket fits 80 GB without
+            data_workers=8,
         ),
         autoencoder="THUDM/CogVideoX-5b",  # B.1: "CogVideoX-5B as the autoencoder"
         text_encoder="google/t5-v1_1-large",  # ours: the paper names none; 1,024 channels as in Table 5

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_made_smaller() -> None:
     again = plan(replace(preset, buckets=fitting), make_cluster(preset.training, 1, "4GB", 0.35), precomputed=True)
     assert all(row.checkpointed.total <= find_gpu("4GB").usable for one in again for row in one.buckets)
     assert fitting[0].batch_size == min(64, fits.most_clips)
-    assert "dataset.buckets.derived(buckets, tokens_per_gpu=" in dry_run(preset, 1, "4GB", precomputed=True)
+    assert "--set tokens_per_gpu=" in dry_run(preset, 1, "4GB", precomputed=True)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,15 @@ def kill_at_random(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.002)
     time.sleep(rng.random() * 0.05)
     process.kill()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the other process: sums over several threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def assert_same(out: Path, first: str, second: str) -> None:

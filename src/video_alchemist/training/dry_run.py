@@ -145,7 +145,7 @@ def _advice(preset: Any, plans: Sequence[StagePlan], cluster: Cluster) -> list[s
     left_out = f"; not one clip fits of {names}" if names else ""
     return [
         f"every bucket fits with {recompute} and at most {tokens:,} tokens in a micro-batch:",
-        f"  dataset.buckets.derived(buckets, tokens_per_gpu={tokens}){left_out}",
+        f"  --set tokens_per_gpu={tokens}{left_out}",
     ]
 
 

@@ -79,18 +79,20 @@ def plan(
 
     precomputed: latents and text embeddings are read, so that only the image encoder is loaded.
     """
-    stages = preset.training.stages if stages is None else stages
+    stages = [stage for stage in (preset.training.stages if stages is None else stages) if stage.steps]
     outlined = [_outline(preset, stage) for stage in stages]
     frozen = frozen_parameters(preset)
     beside = frozen["image_encoder"] if precomputed else sum(frozen.values())
     plans = []
+    averaged = 0
     for stage, (parts, block, trained) in zip(stages, outlined, strict=True):
+        averaged = max(averaged, trained)  # a parameter has an average from the first stage on that trains it
         counts = Counts(
             total=sum(parts.values()),
             block=block,
             depth=options(preset.transformer)["depth"],
             trained=trained,
-            averaged=max(trained for _, _, trained in outlined),
+            averaged=averaged,
             frozen=beside,
         )
         plans.append(_plan_stage(preset, stage, parts, counts, cluster))
