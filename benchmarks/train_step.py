@@ -4,7 +4,7 @@
     python benchmarks/train_step.py --device cuda --width 1536 --depth 30 --latent 13x36x64 --batch 4
 
 Forward and backward of the same function at the same dtype, one after the other in every round; medians of the rounds'
-ratios, for machines are shared. MFU: 3 forwards' FLOPs (model/flops.py) in the time that the machine's own matrix
+ratios. On a CPU seconds are those the process was given, since machines are shared. MFU: 3 forwards' FLOPs (model/flops.py) in the time that the machine's own matrix
 products take for as many, measured in the same rounds; on a known card also against its dense peak.
 On CUDA: bfloat16, compiled block by block, and the paper's block at its full width (--paper), as many as fit.
 """
@@ -115,7 +115,7 @@ def against_diffusers(
 def checkpointing(
     args: argparse.Namespace, latent: tuple[int, ...], device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Peak memory of a step beside its weights and their gradients."""
+    """Peak memory of a step beside its weights and their gradients, and what it costs."""
     z = torch.randn(args.batch, 16, *latent, device=device, dtype=dtype)
     text = torch.randn(args.batch, args.text, 1024, device=device, dtype=dtype)
     rows = []
@@ -125,9 +125,12 @@ def checkpointing(
             network.enable_gradient_checkpointing()
         run = partial(step, partial(forward, network, z, text), network)
         run()
+        times = [seconds(run, device) for _ in range(3)]
+        for parameter in network.parameters():
+            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         with MemoryMeter(network, z, text) as meter:
             run()
-        rows.append((meter.peak, statistics.median(seconds(run, device) for _ in range(3))))
+        rows.append((meter.peak, statistics.median(times)))
     print("| activation checkpointing | peak MiB of a step | ms |")
     print("| --- | --- | --- |")
     for name, (peak, time_) in zip(("no", "yes"), rows, strict=True):
@@ -214,12 +217,15 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """On a CPU of all this process's threads, whatever else the machine does meanwhile."""
+    if device.type != "cuda":
+        began = time.process_time()
+        run()
+        return time.process_time() - began
+    torch.cuda.synchronize()
     began = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
