@@ -5,8 +5,9 @@
 
 Forward and backward of the same function at the same dtype, one after the other in every round; medians of the rounds'
 ratios. On a CPU seconds are those the process was given, since machines are shared. MFU: 3 forwards' FLOPs
-(model/flops.py) in the time that the machine's own matrix products take for as many, measured in the same rounds; on a known card also against its dense peak.
-On CUDA: bfloat16, compiled block by block, and the paper's block at its full width (--paper), as many as fit.
+(model/flops.py) in the time that the machine's own matrix products take for as many, measured in the same rounds; on a
+known card also against its dense peak. On CUDA: bfloat16, compiled block by block, and the paper's block at its full
+width (--paper), as many as fit.
 """
 
 from __future__ import annotations

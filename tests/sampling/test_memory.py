@@ -111,11 +111,11 @@ def test_settings_are_sums_over_parts() -> None:
         "model offload": 101,
         "model offload, tiled": 101,
         "branches in turn": 101,
-        "fp8 storage": 101,
-        "4 bits": 101,
+        "fp8 storage, lossy": 101,
+        "4 bits, lossy": 101,
         "group offload": 21,
     }
     without_text = {setting.name: peak(parts[1:], setting) for setting in SETTINGS}
     assert without_text["model offload"] == 90
     assert without_text["branches in turn"] == 70
-    assert without_text["fp8 storage"] == 30 + 10 + 4
+    assert without_text["fp8 storage, lossy"] == 30 + 10 + 4

@@ -75,8 +75,8 @@ SETTINGS = (  # from the fastest to the slowest
     Setting("model offload", _MODEL, "model"),
     Setting("model offload, tiled", f"{_MODEL}; {_TILES}", "model", least=_DECODER),
     Setting("branches in turn", f"{_MODEL}; {_TILES}; {_TURN}", "model", least=_BOTH),
-    Setting("fp8 storage", f"{_FP8}; {_MODEL}; {_TILES}; {_TURN}", "model", 0.5, _BOTH),
-    Setting("4 bits", f"{_NF4}; {_MODEL}; {_TILES}; {_TURN}", "model", 0.29, _BOTH),
+    Setting("fp8 storage, lossy", f"{_FP8}; {_MODEL}; {_TILES}; {_TURN}", "model", 0.5, _BOTH),
+    Setting("4 bits, lossy", f"{_NF4}; {_MODEL}; {_TILES}; {_TURN}", "model", 0.29, _BOTH),
     Setting("group offload", f"{_GROUP}; {_TILES}; {_TURN}", "group", least=_BOTH),
 )
 
