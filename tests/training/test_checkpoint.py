@@ -86,6 +86,15 @@ def test_half_written_checkpoints_are_passed_over(tmp_path: Path, ranks) -> None
     assert list(tmp_path.glob("*.tmp")) == []
 
 
+def test_a_run_of_an_older_version_is_not_begun_anew(tmp_path: Path, ranks) -> None:
+    """Guards against a run's metrics and checkpoints overwritten because none of them could be read."""
+    path = write(tmp_path, stepped(ranks), 9)
+    described = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({key: described[key] for key in ("step", "seen", "files")}))
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="can be read; .*00000009: written by an older"):
+        checkpoint.newest(tmp_path)
+
+
 def test_trained_transformer_is_the_average_and_forgets_its_folder(tmp_path: Path, ranks) -> None:
     """Guards against sampling with the raw weights, and against a machine's paths in shipped files."""
     state = stepped(ranks)

@@ -114,12 +114,19 @@ class Checkpoints:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint; broken ones are passed over with a warning."""
+    """The newest whole checkpoint; broken ones are passed over with a warning. None where there are none at all.
+
+    Raises ValueError where not one can be read, such as those of another version: to begin anew would undo the run.
+    """
+    problems = []
     for path in _newest_first(folder):
         problem = _problem(path)
         if problem is None:
             return path
+        problems.append(f"{path}: {problem}")
         warnings.warn(f"checkpoint {path} is broken and passed over: {problem}", stacklevel=2)
+    if problems:
+        raise ValueError(f"no checkpoint of the run can be read; expected another run's folder. Newest: {problems[0]}")
     return None
 
 
@@ -211,9 +218,11 @@ def _problem(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where nothing is."""
     try:
         state = read_state(path)
-        files, _ = state["files"], state["layers"]
+        files = state["files"]
     except (OSError, ValueError, KeyError) as error:
         return f"no readable state.json ({type(error).__name__})"
+    if "layers" not in state:
+        return "written by an older version"
     found = _sizes(path)
     broken = [name for name, size in files.items() if found.get(name) != size]
     return f"missing or cut short: {', '.join(broken)}" if broken else None

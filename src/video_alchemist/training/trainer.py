@@ -76,10 +76,10 @@ def train(
     run_dir, began = Path(run_dir), time.monotonic()
     end = min(total_steps(config.stages), total_steps(config.stages) if max_steps is None else max_steps)
     with parallel.joined(config.parallel, device) as ranks, caught_signals() as signals:
+        state, progress, micro_batches = start(transformer, run_dir, ranks, config)
         if ranks.first:
             write_config(run_dir, config)
             (run_dir / "samples").mkdir(exist_ok=True)
-        state, progress, micro_batches = start(transformer, run_dir, ranks, config)
         peak = config.peak_flops or peak_flops(ranks.device)
         checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
         tracker = Tracker(run_dir, config, end, ranks.first)
