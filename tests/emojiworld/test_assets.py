@@ -56,6 +56,13 @@ def test_concepts_are_plain_words_with_known_hypernyms() -> None:
         assert identity.kind in {"subject", "object", "scenery"}
 
 
+def test_heads_alone_have_faces_down_to_the_chin() -> None:
+    """Guards against boxes guessed from a head's outline, which end above the mouth: no detector could learn both."""
+    heads = [i for i in load_assets().identities if i.artist == "fxemoji" and i.face_box and i.concept != "santa"]
+    assert len(heads) == 12
+    assert all(identity.face_box and identity.face_box[3] >= 0.85 for identity in heads)
+
+
 def test_faces_have_boxes_inside_the_sprite() -> None:
     """Guards against face boxes that are missing, empty or off the tile."""
     faces = [i for i in load_assets().identities if i.has_face]

@@ -26,6 +26,7 @@ from video_alchemist.emojiworld.concepts import (
     ARTISTS,
     BROADER,
     DROPPED,
+    FACES,
     FULL_BODY,
     FXEMOJI_NAMES,
     HAIR,
@@ -174,16 +175,10 @@ def skin_masks(drawn: list[tuple[Wanted, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def face_box(tile: np.ndarray, skin: np.ndarray | None) -> Box | None:
     """Bound the face of a head-and-shoulders sprite as fractions of the tile; None when too little skin shows."""
-    if skin is None:  # one tone only: the middle of the upper part of the sprite
-        rows, columns = np.nonzero(tile[..., 3] > 127)
-        width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
-        left, right = columns.min() + 0.2 * width, columns.max() + 1 - 0.2 * width
-        top, bottom = rows.min() + 0.12 * height, rows.min() + 0.75 * height
-    else:
-        if skin.mean() < MIN_SKIN:
-            return None
-        top, bottom = longest_run(skin.sum(1))
-        left, right = longest_run(skin[top:bottom].sum(0))
+    if skin is None or skin.mean() < MIN_SKIN:
+        return None
+    top, bottom = longest_run(skin.sum(1))
+    left, right = longest_run(skin[top:bottom].sum(0))
     x0, y0, x1, y1 = (round(float(edge) / SPRITE_SIZE, 3) for edge in (left, top, right, bottom))
     return x0, y0, x1, y1
 
@@ -243,8 +238,10 @@ def build(npm: Path, out: Path) -> None:
         drawn = list(draw_artist(npm, artist, wanted))
         skins = skin_masks([(want, tile) for want, tile in drawn if want.has_face])
         for want, tile in drawn:
-            box = face_box(tile, skins.get(want.look)) if want.has_face else None
             known = (want.concept, artist, want.variant, want.kind, want.broader)
+            box = None
+            if want.has_face:
+                box = FACES.get((artist, want.concept)) or face_box(tile, skins.get(want.look))
             identities.append(Identity(len(identities), *known, has_face=box is not None, face_box=box, split=""))
         write_atlas(out / f"{artist}.webp", [tile for _, tile in drawn])
     rows = [list(asdict(i).values())[1:] for i in assign_splits(identities)]  # the index is the row number
