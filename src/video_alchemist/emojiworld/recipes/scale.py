@@ -57,12 +57,14 @@ SMALL = Scale(
     transformer={"hidden_size": 192, "depth": 8, "num_heads": 6},
 )
 
+# As large as a bundle of 60 MB lets it be. Many fine tokens rather than many weights: an actor is some 30 pixels high,
+# two tokens of SMALL's 16 pixels and four of these.
 BASE = Scale(
     name="base",
-    autoencoder={"block_out_channels": (32, 64, 96, 128), "layers_per_block": 2, "norm_num_groups": 8},
-    text_encoder={"d_model": 192, "d_kv": 32, "num_heads": 6, "num_layers": 4, "d_ff": 512, "vocab_size": 2048},
-    image_encoder={"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8, "patch_size": 8},
-    transformer={"hidden_size": 320, "depth": 10, "num_heads": 10},
+    autoencoder={"block_out_channels": (32, 64, 96, 96), "layers_per_block": 1, "norm_num_groups": 8},
+    text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
+    image_encoder={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "patch_size": 8},
+    transformer={"hidden_size": 224, "depth": 8, "num_heads": 7, "patch_size": (1, 1, 1)},
     autoencoder_batch=(64, 16),
     crop=64,
     autoencoder_image_steps=10_000,
@@ -72,10 +74,10 @@ BASE = Scale(
     image_scenes=65_536,
     clip_scenes=32_768,
     decoded_clips=16_384,
-    stage_one_steps=3000,
-    stage_two_new_steps=1000,
-    stage_two_image_steps=15_000,
-    stage_two_clip_steps=10_000,
+    stage_one_steps=1500,
+    stage_two_new_steps=500,
+    stage_two_image_steps=6000,
+    stage_two_clip_steps=4500,
     image_batch=1024,
     clip_batch=192,
     learning_rate=1e-3,
