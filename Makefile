@@ -20,7 +20,7 @@ demo: $(INSTALLED) ## make the README's first video
 	@echo "The video is at $(DEMO_OUT)"
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(INSTALLED) ## lint and types
 	$(BIN)/ruff check .

@@ -221,11 +221,14 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def build_pipeline(preset: Preset, model: str | None = None, dtype: torch.dtype | None = None) -> AlchemistPipeline:
+def build_pipeline(
+    preset: Preset, model: str | None = None, dtype: torch.dtype | None = None, with_weights: bool = True
+) -> AlchemistPipeline:
     """The preset's networks as a pipeline, in float32 by default.
 
     model: instead of `preset.initial`; a pipeline of ours, or for Wan a diffusers folder or hub id.
     Wan begins at the end of stage I, the paper's transformer untrained; training adds the personalisation.
+    with_weights=False: the transformer is shapes alone (meta), for ranks that get its weights from the first.
     """
     import torch
 
@@ -233,9 +236,11 @@ def build_pipeline(preset: Preset, model: str | None = None, dtype: torch.dtype 
 
     source, dtype = model or preset.initial, dtype or torch.float32
     if source == "emojiworld" or (source is not None and _class_of(source) == "AlchemistPipeline"):
-        return AlchemistPipeline.from_pretrained(source, dtype=dtype)
+        given = {} if with_weights else {"transformer": _shapes(source)}
+        return AlchemistPipeline.from_pretrained(source, dtype=dtype, **given)
+    make = _paper_networks if source is None else partial(_wan_networks, source=source)
     return AlchemistPipeline(
-        **(_paper_networks(preset, dtype) if source is None else _wan_networks(preset, source, dtype)),
+        **make(preset, dtype=dtype, with_weights=with_weights),
         image_encoder=_image_encoder(preset.image_encoder.model, dtype),
         size=preset.size,
         num_frames=preset.num_frames,
@@ -264,34 +269,58 @@ def _class_of(source: str) -> str:
     return str(_load(DiffusionPipeline.load_config, source)["_class_name"])
 
 
-def _wan_networks(preset: Preset, source: str, dtype: torch.dtype) -> dict[str, Any]:
+def _shapes(source: str) -> Any:
+    """The transformer of a pipeline of ours, without its weights."""
+    import torch
+
+    from video_alchemist.model.transformer import AlchemistTransformer
+    from video_alchemist.sampling.pipeline import SHIPPED
+
+    config = _load(AlchemistTransformer.load_config, str(SHIPPED.get(source, source)), subfolder="transformer")
+    with torch.device("meta"):
+        return AlchemistTransformer.from_config(config)
+
+
+def _wan_networks(preset: Preset, source: str, dtype: torch.dtype, with_weights: bool) -> dict[str, Any]:
+    import torch
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
     from transformers import AutoTokenizer, UMT5EncoderModel
 
-    from video_alchemist.model.wan import load_wan
+    from video_alchemist.model.transformer import AlchemistTransformer
+    from video_alchemist.model.wan import alchemist_config, load_wan
 
     options = {name: preset.transformer[name] for name in ("image_dim", "max_images", "word_length")}
+    if with_weights:
+        transformer = load_wan(source, **options, personalization=False, dtype=dtype)
+    else:
+        wan = _load(WanTransformer3DModel.load_config, source, subfolder="transformer")
+        with torch.device("meta"):
+            transformer = AlchemistTransformer(**{**alchemist_config(wan, source), **options}, personalization=False)
     return {
-        "transformer": load_wan(source, **options, personalization=False, dtype=dtype),
+        "transformer": transformer,
         "autoencoder": _load(AutoencoderKLWan.from_pretrained, source, subfolder="vae", torch_dtype=dtype),
         "text_encoder": _load(UMT5EncoderModel.from_pretrained, source, subfolder="text_encoder", dtype=dtype),
         "tokenizer": _load(AutoTokenizer.from_pretrained, source, subfolder="tokenizer"),
     }
 
 
-def _paper_networks(preset: Preset, dtype: torch.dtype) -> dict[str, Any]:
+def _paper_networks(preset: Preset, dtype: torch.dtype, with_weights: bool) -> dict[str, Any]:
+    import torch
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
     from transformers import AutoTokenizer, T5EncoderModel
 
     from video_alchemist.model.transformer import AlchemistTransformer
 
+    with torch.device("cpu" if with_weights else "meta"):
+        transformer = AlchemistTransformer(**preset.transformer, personalization=False).to(dtype)
     return {
+        "transformer": transformer,
         "autoencoder": _load(
             AutoencoderKLCogVideoX.from_pretrained, preset.autoencoder, subfolder="vae", torch_dtype=dtype
         ),
         "text_encoder": _load(T5EncoderModel.from_pretrained, preset.text_encoder, dtype=dtype),
         "tokenizer": _load(AutoTokenizer.from_pretrained, preset.text_encoder),
-        "transformer": AlchemistTransformer(**preset.transformer, personalization=False).to(dtype),
     }
 
 

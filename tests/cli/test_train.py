@@ -16,13 +16,15 @@ import pytest
 import torch
 
 from video_alchemist.cli.main import main
-from video_alchemist.cli.train import configured
+from video_alchemist.cli.train import ShardRun, configured
 from video_alchemist.dataset.shards import ShardDataset
 from video_alchemist.emojiworld.files import write_world_shards
 from video_alchemist.emojiworld.recipes import command
+from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.sampling.pipeline import AlchemistPipeline
 from video_alchemist.training.checkpoint import trained_transformer
 from video_alchemist.training.plot import read_metrics
+from video_alchemist.training.state import description
 
 pytestmark = pytest.mark.filterwarnings("ignore:the text encoder reads")
 ROOT = Path(__file__).parents[2]
@@ -71,12 +73,30 @@ def test_shards_to_model(tmp_path: Path, shards: Path, pipeline_folder: Path, ca
     assert all(torch.equal(exported[name], averaged[name]) for name in averaged)
 
 
+def test_other_ranks_load_no_transformer(shards: Path, pipeline_folder: Path) -> None:
+    """Guards against the whole float32 transformer in the memory of every rank: 50 GB of the paper's."""
+    preset = configured("emojiworld", [])
+    for model in (str(pipeline_folder), None):
+        first = ShardRun.prepare(preset, str(shards), model).transformer()
+        other = ShardRun.prepare(preset, str(shards), model, with_weights=False).transformer()
+        assert {parameter.device.type for parameter in first.parameters()} == {"cpu"}
+        assert {parameter.device.type for parameter in other.parameters()} == {"meta"}
+        shapes, expected = (
+            {name: (p.shape, p.dtype) for name, p in one.named_parameters()} for one in (other, first)
+        )
+        assert shapes == expected and description(other) == description(first)
+
+
+def few_scenes() -> Scale:
+    return replace(command.WORLDS["emojiworld"], image_scenes=8, clip_scenes=2, image_batch=4, clip_batch=2)
+
+
 def test_rendered_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Guards against the first command of the documentation: no shards, the shipped networks, its own little world."""
-    few = replace(command.WORLDS["emojiworld"], image_scenes=8, clip_scenes=2, image_batch=4, clip_batch=2)
-    monkeypatch.setitem(command.WORLDS, "emojiworld", few)
+    monkeypatch.setitem(command.WORLDS, "emojiworld", few_scenes())
     assert run("train", "emojiworld", "-o", tmp_path / "run", *stages(1, 0, 0, 1)) == 0
-    assert "step 2 (done)" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "step 2 (done)" in shown.out and "Loading" not in shown.err
     assert [row["seen"] for row in read_metrics(tmp_path / "run")] == [4, 6]
 
 
@@ -114,6 +134,8 @@ def test_lora_is_exported_as_its_own_file(tmp_path: Path, shards: Path, pipeline
         (["emojiworld", "-o", "{run}", "--data", "{shards}", "--model", "{run}/none"], "none cannot be loaded"),
         (["wan_1_3b", "-o", "{run}", "--data", "{shards}", "--model", "{shards}"], "{shards}"),
         (["paper", "--dry-run", "--gpu", "a100"], "gpu 'a100'; expected one of"),
+        (["paper", "--dry-run", "--mfu", "1.5"], "mfu is 1.5; expected above 0, at most 1"),
+        (["paper", "--dry-run", "--mfu", "0"], "mfu is 0.0; expected above 0, at most 1"),
     ],
 )
 def test_mistakes(tmp_path: Path, shards: Path, arguments: list[str], message: str, capsys) -> None:
@@ -158,6 +180,33 @@ def start(arguments: list[str], ranks: int = 1) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, "-m", "video_alchemist", *arguments]
     return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_rendered_world_under_torchrun(tmp_path: Path) -> None:
+    """Guards against ranks that render, encode, sample or export what one has to, or wait for what never comes."""
+    script = tmp_path / "few.py"
+    script.write_text(
+        "from test_train import command, few_scenes, main\n"
+        "command.WORLDS['emojiworld'] = few_scenes()\n"
+        "main()\n"
+    )
+    words = ["train", "emojiworld", "-o", str(tmp_path / "run"), "--export", str(tmp_path / "model")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    path = os.pathsep.join([str(ROOT / "src"), str(Path(__file__).parent)])
+    for steps in ("2", "4"):
+        options = ["--max-steps", steps, "--set", "sample_every=3", *stages(2, 1, 0, 1)]
+        done = subprocess.run(
+            [*launcher, *words, *options],
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count(f"step {steps} (") == 1 and "Loading" not in done.stderr
+    assert [row["stage"] for row in read_metrics(tmp_path / "run")] == ["I", "I", "II-new", "II-clips"]
+    assert [path.name for path in (tmp_path / "run/samples").iterdir()] == ["00000003.png"]
+    assert AlchemistPipeline.from_pretrained(tmp_path / "model").transformer.config["personalization"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file
 
 from video_alchemist import AlchemistPipeline
@@ -49,10 +48,14 @@ TINY = replace(
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(autoencoder, "VARIANCE_CLIPS", 16)
+    monkeypatch.setattr(text_encoder, "TOKENIZER_CAPTIONS", 500)
     autoencoder.train(TINY, work, "cpu", None)
     text_encoder.train(TINY, work, "cpu", None)
     image_encoder.train(TINY, work, "cpu", None)
     transformer.train(TINY, work, "cpu", None)
+    monkeypatch.undo()
     return work
 
 
@@ -109,18 +112,6 @@ def test_references_stand_in_the_order_of_their_words(work):
     for words, mask in zip(batch.word_index[..., 0], batch.image_mask, strict=True):
         shown = words[mask]
         assert (shown.diff() >= 0).all()
-
-
-def test_collapsed_time_is_exact():
-    """2D convolutions with summed kernels must give what the causal 3D ones give on a single picture."""
-    torch.manual_seed(0)
-    model = AutoencoderKLCogVideoX(block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2)
-    picture = torch.rand(2, 3, 1, 16, 16)
-    expected = model.decode(model.encode(picture).latent_dist.mode()).sample
-    with autoencoder.collapsed_time():
-        found = model.decode(model.encode(picture).latent_dist.mode()).sample
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(model.decode(model.encode(picture).latent_dist.mode()).sample, expected)
 
 
 def test_fit_resumes_bit_for_bit(tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ from video_alchemist.dataset.buckets import Bucket
 from video_alchemist.model.hardware import GIB, GPUS, find_gpu
 from video_alchemist.model.memory import MemoryMeter
 from video_alchemist.model.transformer import AlchemistTransformer
-from video_alchemist.presets import Preset, emojiworld, paper
-from video_alchemist.training.config import LoraConfig, TrainConfig
+from video_alchemist.presets import Preset, emojiworld, paper, wan_1_3b
+from video_alchemist.training.config import LoraConfig, ParallelConfig, TrainConfig
 from video_alchemist.training.dry_run import dry_run
 from video_alchemist.training.memory import Activations, Conditions, Counts, activations, step_memory
-from video_alchemist.training.plan import make_cluster, plan, smaller
+from video_alchemist.training.plan import counted, make_cluster, plan, smaller
 from video_alchemist.training.stages import Stage
 from video_alchemist.training.state import add_lora, trained_names
 
@@ -96,6 +96,26 @@ def test_weights_take_twenty_bytes_a_parameter() -> None:
     assert (new.parameters, new.gradients, new.optimizer, new.ema) == (4000, 400, 800, 400)
 
 
+def test_a_frozen_backbone_takes_half() -> None:
+    """Guards against a plan with float32 masters of what no stage trains, or without those of what a later one does."""
+    new, low, everything = (replace(one, name=name) for name, one in (("new", NEW), ("lora", LORA), ("all", ALL)))
+
+    def counts_of(*stages: Stage, **parallel: Any) -> list[Counts]:
+        training = TrainConfig(stages=stages, parallel=ParallelConfig(**parallel))
+        return [counts for _, counts in counted(small(wan_1_3b(), training=training), stages)]
+
+    first, second = counts_of(new, low)
+    adapters = second.total - first.total
+    assert (first.trained, second.trained) == (first.averaged, adapters)
+    assert second.averaged == first.trained + adapters
+    assert 0.9 * (first.total - first.trained) < first.halved < first.total - first.trained  # tables stay float32
+    assert second.halved == first.halved
+    saved = step_memory(replace(first, halved=0), 1, 0.0).total - step_memory(first, 1, 0.0).total
+    assert saved == 2 * first.halved
+    for stages, options in (((new, everything), {}), ((new,), {"precision": "float32"})):
+        assert [counts.halved for counts in counts_of(*stages, **options)] == [0] * len(stages)
+
+
 def test_checkpointing_keeps_what_blocks_receive() -> None:
     """Guards against a formula that charges all blocks for one that is computed anew."""
     one = Activations(boundary=1, block=30, ends=5, passing=2, depth=10)
@@ -120,6 +140,14 @@ def test_table_6_gives_the_papers_samples() -> None:
     text = dry_run(preset, 256, "a100-80gb")
     assert "235.2 clips on average, must be those of 16 GPUs; x 256 / 16 x 60k steps = 226M" in text
     assert all(bucket.name in text for bucket in preset.buckets)
+
+
+def test_gpu_days_go_by_the_mfu() -> None:
+    """Guards against a speed that the report names and does not reckon with."""
+    preset = small(paper(), buckets=(Bucket((256, 144), 17, 64, 1.0),))
+    slow, fast = (plan(preset, make_cluster(preset.training, 8, "h200", mfu))[0].gpu_days for mfu in (0.2, 0.4))
+    assert slow == pytest.approx(2 * fast)
+    assert "at an MFU of 40%" in dry_run(preset, 8, "h200", mfu=0.4)
 
 
 def test_gpu_days_are_flops_over_speed() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from video_alchemist.dataset.loader import ClipBatch
+from video_alchemist.pretrained.autoencoder import collapsed_time
 from video_alchemist.pretrained.roles import Roles
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
 from video_alchemist.training import encode
@@ -79,3 +80,20 @@ def test_many_clips_go_through_the_autoencoder_in_parts(clips, roles, monkeypatc
     torch.testing.assert_close(encode_video(roles.autoencoder, clips.video, "cpu"), whole)
     black = encode_video(roles.autoencoder, torch.zeros(1, 5, 16, 32, 3, dtype=torch.uint8), "cpu")
     torch.testing.assert_close(black, roles.autoencoder.encode(-torch.ones(1, 3, 5, 16, 32)))
+
+
+@torch.no_grad()
+def test_single_frames_are_encoded_as_clips_are(pipeline) -> None:
+    """Guards against 2D convolutions with summed kernels that give another picture than the causal 3D ones, that are
+    not taken for single frames, or that stay in place for clips."""
+    model, autoencoder = pipeline.autoencoder, pipeline.roles.autoencoder
+    frames = torch.randint(0, 256, (2, 5, 16, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    clip = encode_video(autoencoder, frames, "cpu")
+    expected = autoencoder.encode(frames[:, :1].permute(0, 4, 1, 2, 3) / 127.5 - 1)
+    found = encode_video(autoencoder, frames[:, :1], "cpu")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(found, expected)  # of another sum
+    decoded = model.decode(expected).sample
+    with collapsed_time():
+        torch.testing.assert_close(model.decode(expected).sample, decoded, atol=1e-5, rtol=1e-4)
+    assert torch.equal(encode_video(autoencoder, frames, "cpu"), clip)

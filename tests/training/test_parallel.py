@@ -40,9 +40,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank's whole run; two ranks' runs of every variant; and one begun by one rank, taken on by two."""
     out = tmp_path_factory.mktemp("runs")
     run_variant(out, "changing", 7)
-    ranks = start_ranks(out, *(f"{name}={STEPS}" for name in VARIANTS), "changing=13", "four=4")
+    ranks = start_ranks(out, *(f"{name}={STEPS}" for name in VARIANTS), "changing=13", "four=4", "frozen=8")
     run_variant(out, "alone")
     run_variant(out, "four-alone", 4)
+    run_variant(out, "frozen-alone", 8)
     for process in ranks:
         errors = process.communicate(timeout=300)[1]
         assert process.returncode == 0, errors[-3000:]
@@ -63,7 +64,8 @@ def assert_alike(runs: Path, name: str, alone: str = "alone") -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_are_one(runs: Path, name: str) -> None:
-    """Guards against gradients summed for averaged, draws that differ by rank, and averages of one rank's shard.
+    """Guards against gradients summed for averaged, draws that differ by rank, averages of one rank's shard, and
+    weights that the second rank, which is given none, does not get from the first.
 
     Each step is two micro-batches: both on the one rank, one on each of two. Some have no pictures.
     """
@@ -74,6 +76,11 @@ def test_two_ranks_are_one(runs: Path, name: str) -> None:
 def test_ranks_accumulate(runs: Path) -> None:
     """Guards against a rank's second micro-batch that replaces its first, or counts otherwise: four, two on each."""
     assert_alike(runs, "four", "four-alone")
+
+
+def test_ranks_share_a_frozen_backbone(runs: Path) -> None:
+    """Guards against units of bfloat16 backbone and float32 adapters that FSDP does not divide as it does others."""
+    assert_alike(runs, "frozen", "frozen-alone")
 
 
 def test_ranks_may_change_on_the_way(runs: Path) -> None:

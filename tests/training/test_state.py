@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
-from tiny_training import STAGES, config, make_transformer
+from tiny_training import FROZEN, LORA, STAGES, RandomSource, config, make_transformer
 
 from video_alchemist.training import parallel
+from video_alchemist.training.checkpoint import trained_adapter, trained_transformer
 from video_alchemist.training.config import ParallelConfig
+from video_alchemist.training.plot import read_metrics
 from video_alchemist.training.stages import Stage
-from video_alchemist.training.state import build, description, enter, hollow
+from video_alchemist.training.state import build, description, enter, exact_names, hollow
+from video_alchemist.training.trainer import train
 
 
 @pytest.fixture
@@ -64,3 +70,60 @@ def test_averages_begin_with_training(ranks) -> None:
     assert state.ema.keys() == {name for name, _ in state.transformer.personalization_parameters()}
     state = enter(state, STAGES[2], ranks, config())
     assert state.ema.keys() == {name for name, _ in state.transformer.named_parameters()}
+
+
+def test_averages_survive_adapters(ranks) -> None:
+    """Guards against averages of the backbone that are lost with the names that its layers had before LoRA."""
+    state = enter(build(make_transformer(True), ranks, config()), STAGES[2], ranks, config())
+    torch.nn.init.ones_(parallel.local(state.ema["blocks.0.self_attn.qkv.weight"]))
+    grown = enter(state, LORA, ranks, config())
+    assert (grown.ema["blocks.0.self_attn.qkv.base_layer.weight"].full_tensor() == 1).all()
+    assert len(grown.ema) == len(dict(grown.transformer.named_parameters()))
+
+
+WAN = {"self_conditioning": True, "modulation": "shared_table", "text_norm": True}  # parts of it stay in float32
+
+
+@pytest.fixture
+def half():
+    with parallel.joined(ParallelConfig(precision="bfloat16"), "cpu") as one:
+        yield one
+
+
+def test_what_no_stage_trains_is_kept_in_bfloat16(half) -> None:
+    """Guards against masters of a backbone that stays frozen, and against rounding what is or was trained."""
+    settings = config(stages=FROZEN)
+    state = enter(build(make_transformer(**WAN), half, settings), FROZEN[0], half, settings)
+    state = enter(state, LORA, half, settings)
+    trained = {name for name, _ in state.transformer.named_parameters() if "lora_" in name or name in state.ema}
+    exact = trained | exact_names(state.transformer)
+    assert len(trained) < len(exact)
+    for name, parameter in state.transformer.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in exact else torch.bfloat16), name
+    assert {average.dtype for average in state.ema.values()} == {torch.float32}
+    for stages, options in ((STAGES, {}), (FROZEN, {"frozen_precision": "float32"})):
+        settings = config(stages=stages, parallel=ParallelConfig(**options))
+        state = enter(build(make_transformer(), half, settings), stages[-1], half, settings)
+        assert {parameter.dtype for parameter in state.transformer.parameters()} == {torch.float32}
+
+
+def test_a_frozen_backbone_in_bfloat16_changes_no_bit(tmp_path: Path) -> None:
+    """Guards against a second rounding: losses and what is trained are those of float32 masters, also over a resume;
+    and against a run that cannot go on to train everything."""
+    low, high = (
+        config(stages=FROZEN, parallel=ParallelConfig(precision="bfloat16", frozen_precision=kept))  # type: ignore[arg-type]
+        for kept in ("compute", "float32")
+    )
+    for name, settings in (("low", low), ("high", high)):
+        for steps in (6, 8):
+            train(make_transformer(**WAN), RandomSource(), settings, tmp_path / name, max_steps=steps)
+    losses, expected = ([row["loss"] for row in read_metrics(tmp_path / name)] for name in ("low", "high"))
+    assert losses == expected and len(losses) == 8
+    found, full = (
+        {**trained_adapter(folder), **dict(trained_transformer(folder).personalization_parameters())}
+        for folder in (tmp_path / "low", tmp_path / "high")
+    )
+    assert found.keys() == full.keys() and all(torch.equal(found[name], full[name]) for name in full)
+    everything = replace(low, stages=(*FROZEN, replace(STAGES[2], name="II-end", steps=2)))
+    train(make_transformer(**WAN), RandomSource(), everything, tmp_path / "low")
+    assert len(read_metrics(tmp_path / "low")) == 14

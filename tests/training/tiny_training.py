@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from video_alchemist.dataset.batch import Batch
 from video_alchemist.model.transformer import AlchemistTransformer
@@ -65,6 +66,9 @@ def config(learning_rate: float = 1e-2, **changes: Any) -> TrainConfig:
     return TrainConfig(**{"stages": STAGES, "optimizer": optimizer, "checkpoint": CheckpointConfig(8), **changes})
 
 
+LORA = Stage("II-lora", personalization=True, trainable="lora", steps=8, warmup=0)  # after II-new, in bfloat16
+FROZEN = (replace(STAGES[1], steps=4), LORA)
+
 VARIANTS = {
     "fsdp": ParallelConfig(),
     "hsdp, checkpointed": ParallelConfig(shard=1, replicate=2, activation_checkpointing=True),
@@ -72,9 +76,17 @@ VARIANTS = {
 
 
 def run_variant(out: Path, name: str, max_steps: int = STEPS) -> Trained:
-    """The same run whatever the variant: two micro-batches a step on however many ranks, or as the name says."""
+    """The same run whatever the variant: two micro-batches a step on however many ranks, or as the name says.
+
+    Only the first rank has weights to begin with.
+    """
     parallel = VARIANTS.get(name, ParallelConfig())
+    stages = STAGES
+    if name.startswith("frozen"):
+        parallel, stages = ParallelConfig(precision="bfloat16"), FROZEN
     every = CheckpointConfig(every=3 if name == "killed" else 50)
     number = {"whole": 1, "killed": 1, "four": 4, "four-alone": 4}.get(name, 2)
-    settings = config(1e-3, parallel=parallel, micro_batches=number, checkpoint=every)
-    return train(make_transformer(), RandomSource(), settings, out / name, max_steps=max_steps)
+    settings = config(1e-3, parallel=parallel, micro_batches=number, checkpoint=every, stages=stages)
+    with torch.device("meta" if dist.is_initialized() and dist.get_rank() > 0 else "cpu"):
+        transformer = make_transformer()
+    return train(transformer, RandomSource(), settings, out / name, max_steps=max_steps)

@@ -41,6 +41,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the run would cost.")] = False,
     gpus: Annotated[int, typer.Option(help="--dry-run: how many.")] = 1,
     gpu: Annotated[str, typer.Option(metavar="TYPE", help="--dry-run: like h200, or like 24GB.")] = "a100-80gb",
+    mfu: Annotated[float, typer.Option(help="--dry-run: share of the card's dense bf16 peak that is used.")] = 0.35,
 ) -> None:
     """Train the transformer in the paper's two stages; all other networks stay as they are.
 
@@ -54,7 +55,7 @@ def train(
     if dry_run:
         from video_alchemist.training.dry_run import dry_run as report
 
-        print(report(chosen, gpus, gpu, precomputed=precompute))
+        print(report(chosen, gpus, gpu, mfu=mfu, precomputed=precompute))
         return
     if output is None and not precompute:
         raise ValueError("-o is missing; expected the run's folder")
@@ -63,18 +64,24 @@ def train(
     from video_alchemist.emojiworld.recipes import command
 
     limits = {"max_steps": max_steps, "time_limit": None if time_limit is None else command.parse_time(time_limit)}
-    if data is not None:
-        run = ShardRun.prepare(chosen, data, model)
-        if precompute:
-            run.precompute()
-        else:
-            assert output is not None
-            run.train(output, limits, export)
-    elif preset in command.WORLDS and not precompute and model is None:
+    if data is None and (preset not in command.WORLDS or precompute or model is not None):
+        raise ValueError("--data is missing; expected a folder or URL of shards, as `alchemist curate` makes them")
+    hide_loading()
+    if data is None:
         assert output is not None
         command.train_world(preset, chosen.training, output, limits, export)
+        return
+    run = ShardRun.prepare(chosen, data, model, with_weights=is_first() and not precompute)
+    if precompute:
+        run.precompute()
     else:
-        raise ValueError("--data is missing; expected a folder or URL of shards, as `alchemist curate` makes them")
+        assert output is not None
+        run.train(output, limits, export)
+
+
+def is_first() -> bool:
+    """Whether this is the first of the ranks that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def configured(name: str, settings: list[str]) -> Preset:
@@ -99,6 +106,15 @@ def configured(name: str, settings: list[str]) -> Preset:
     return preset
 
 
+def hide_loading() -> None:
+    """No bars for the loading of networks: they are small beside training, and every rank would draw its own."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 @dataclass(frozen=True)
 class ShardRun:
     """A preset's networks and the shards that it trains on."""
@@ -107,26 +123,25 @@ class ShardRun:
     dataset: ShardDataset
     pipeline: AlchemistPipeline
     device: str
-    begins_untrained: bool  # although the pipeline has trained weights
+    begins_untrained: bool
+    with_weights: bool  # of the transformer; without, it is shapes alone (meta)
 
     @classmethod
-    def prepare(cls, preset: Preset, data: str, model: str | None) -> ShardRun:
-        import diffusers
+    def prepare(cls, preset: Preset, data: str, model: str | None, with_weights: bool = True) -> ShardRun:
+        """with_weights: of the first rank, which gives the others theirs."""
         import torch
-        import transformers
 
         from video_alchemist.dataset.shards import ShardDataset
         from video_alchemist.presets import build_pipeline
 
         dataset = ShardDataset(data)
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        pipeline = build_pipeline(preset, model, torch.float32)
+        untrained = model is None and preset.initial in (None, "emojiworld")
+        pipeline = build_pipeline(preset, model, torch.float32, with_weights and not untrained)
         pipeline.set_progress_bar_config(disable=True)
         for network in (pipeline.autoencoder, pipeline.text_encoder, pipeline.image_encoder):
             network.requires_grad_(False).eval()
-        return cls(preset, dataset, pipeline, device, model is None and preset.initial == "emojiworld")
+        return cls(preset, dataset, pipeline, device, untrained, with_weights)
 
     def place(self, *names: str) -> None:
         """Puts frozen networks on the device; on a GPU the encoders in half precision, the autoencoder whole."""
@@ -191,7 +206,8 @@ class ShardRun:
         if not self.begins_untrained:
             return self.pipeline.transformer
         torch.manual_seed(self.preset.training.seed)
-        return AlchemistTransformer(**{**self.preset.transformer, "personalization": False})
+        with torch.device("cpu" if self.with_weights else "meta"):
+            return AlchemistTransformer(**{**self.preset.transformer, "personalization": False})
 
     def encoder(self, word_length: int) -> Callable[[Any], Any]:
         """The frozen networks that make a training batch of clips."""
@@ -233,7 +249,7 @@ class ShardRun:
                 max_images=max_images,
                 **columns,
             )
-            if os.environ.get("RANK", "0") == "0":
+            if is_first():
                 for line in source.report():
                     print(line, flush=True)
             return source

@@ -149,6 +149,11 @@ def restore(path: Path, state: State) -> None:
     state.adopt(tensors)
 
 
+def averaged_names(path: Path) -> set[str]:
+    """Parameters that were trained."""
+    return {name.removeprefix("ema.") for name in _stored(path) if name.startswith("ema.")}
+
+
 def trained_transformer(run_dir: Path | str, averaged: bool = True) -> AlchemistTransformer:
     """The averaged (or last) weights of a run's newest checkpoint, in evaluation mode on the CPU, adapters fused."""
     transformer = _loaded(run_dir, averaged)

@@ -36,13 +36,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How ranks share the work; none of it changes what is learned (training/parallel.py)."""
+    """How ranks share the work and keep it; none of it changes what is learned (training/parallel.py)."""
 
     shard: int = 0  # ranks that one copy of weights and optimiser state is divided over (FSDP); 0 = all
     replicate: int = 1  # such copies (HSDP: shard within a machine, replicate across machines)
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, 4/3 the time
     compile: bool = False  # torch.compile of the repeated block
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of compute; auto = bfloat16 on a GPU
+    frozen_precision: Literal["compute", "float32"] = "compute"  # of weights that no stage trains; the others: float32
 
     def __post_init__(self) -> None:
         _at_least_one(self, "replicate")

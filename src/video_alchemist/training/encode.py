@@ -6,6 +6,8 @@ W word_length
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch import Tensor
 from video_alchemist.dataset.batch import Batch
 from video_alchemist.dataset.loader import ClipBatch
 from video_alchemist.model.binding import token_index
-from video_alchemist.pretrained.autoencoder import Autoencoder
+from video_alchemist.pretrained.autoencoder import Autoencoder, collapsed_time
 from video_alchemist.pretrained.image_encoder import ImageEncoder
 from video_alchemist.pretrained.roles import Roles
 from video_alchemist.pretrained.text_encoder import TextEncoding
@@ -61,7 +63,8 @@ def encode_video(autoencoder: Autoencoder, video: Tensor, device: torch.device |
     """(B, F, H, W, 3) uint8 => (B, C, f, h, w) float."""
     together = max(1, MAX_PIXELS // (video.shape[2] * video.shape[3]))
     parts = (rearrange(part.to(device), "B F H W c -> B c F H W") for part in video.split(together))
-    return torch.cat([autoencoder.encode(part.float() / 127.5 - 1) for part in parts])
+    with collapsed_time() if video.shape[1] == 1 else nullcontext():
+        return torch.cat([autoencoder.encode(part.float() / 127.5 - 1) for part in parts])
 
 
 def encode_pictures(

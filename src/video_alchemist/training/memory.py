@@ -158,8 +158,9 @@ class Counts:
     block: int  # of one block
     depth: int
     trained: int  # in this stage
-    averaged: int  # in any stage: what the moving average covers
+    averaged: int  # in this stage or before: what the moving average covers
     frozen: int  # of the networks beside it; 0 where what they make is precomputed
+    halved: int = 0  # kept in bfloat16, as no stage trains them
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class StepMemory:
 
 
 def step_memory(counts: Counts, shard: int, activation: float) -> StepMemory:
-    """FSDP2 (training/parallel.py): fp32 weights, gradients, average and AdamW's two moments in `shard` parts.
+    """FSDP2 (training/parallel.py): weights, gradients, average and AdamW's two moments in `shard` parts, all in fp32
+    but for weights that no stage trains.
 
     In bfloat16 and whole: what lies outside of the blocks, the block that computes and the next one, which arrives;
     one block's gradients, also in fp32 for their sum over GPUs; the frozen networks.
@@ -188,7 +190,7 @@ def step_memory(counts: Counts, shard: int, activation: float) -> StepMemory:
     outside = counts.total - counts.depth * counts.block
     trained_of_block = counts.block * counts.trained / counts.total
     return StepMemory(
-        parameters=4 * counts.total / shard,
+        parameters=(4 * counts.total - 2 * counts.halved) / shard,
         gradients=4 * counts.trained / shard,
         optimizer=8 * counts.trained / shard,
         ema=4 * counts.averaged / shard,

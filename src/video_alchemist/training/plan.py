@@ -20,7 +20,7 @@ from video_alchemist.pretrained.outline import outline
 from video_alchemist.training.config import TrainConfig
 from video_alchemist.training.memory import Activations, Conditions, Counts, StepMemory, activations, step_memory
 from video_alchemist.training.stages import Stage
-from video_alchemist.training.state import add_lora, trained_names
+from video_alchemist.training.state import add_lora, never_trained, trained_names, unadapted
 
 CAPTION_TOKENS = 128  # where the text encoder does not pad: a caption of some 90 words
 
@@ -80,23 +80,41 @@ def plan(
     precomputed: latents and text embeddings are read, so that only the image encoder is loaded.
     """
     stages = [stage for stage in (preset.training.stages if stages is None else stages) if stage.steps]
-    outlined = [_outline(preset, stage) for stage in stages]
+    return [
+        _plan_stage(preset, stage, parts, counts, cluster)
+        for stage, (parts, counts) in zip(stages, counted(preset, stages, precomputed), strict=True)
+    ]
+
+
+def counted(
+    preset: Any, stages: Sequence[Stage], precomputed: bool = False
+) -> list[tuple[dict[str, int], Counts]]:
+    """Parameters of every stage's transformer by part, and all that memory depends on. stages: of the whole run."""
     frozen = frozen_parameters(preset)
-    beside = frozen["image_encoder"] if precomputed else sum(frozen.values())
-    plans = []
-    averaged = 0
-    for stage, (parts, block, trained) in zip(stages, outlined, strict=True):
-        averaged = max(averaged, trained)  # a parameter has an average from the first stage on that trains it
+    averaged: dict[str, int] = {}
+    found = []
+    for stage in stages:
+        network = _outline(preset, stage)
+        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+        trained = {unadapted(name): sizes[name] for name in trained_names(network, stage)}
+        averaged |= trained  # a parameter has an average from the first stage on that trains it
+        parts = parameter_counts(network)
         counts = Counts(
-            total=sum(parts.values()),
-            block=block,
-            depth=options(preset.transformer)["depth"],
-            trained=trained,
-            averaged=averaged,
-            frozen=beside,
+            total=parts.pop("total"),
+            block=sum(parameter.numel() for parameter in network.blocks[0].parameters()),
+            depth=len(network.blocks),
+            trained=sum(trained.values()),
+            averaged=sum(averaged.values()),
+            frozen=frozen["image_encoder"] if precomputed else sum(frozen.values()),
+            halved=sum(sizes[name] for name in never_trained(network, stages)) if _halves(preset.training) else 0,
         )
-        plans.append(_plan_stage(preset, stage, parts, counts, cluster))
-    return plans
+        found.append((parts, counts))
+    return found
+
+
+def _halves(config: TrainConfig) -> bool:
+    """Whether a GPU keeps in bfloat16 what no stage trains."""
+    return "float32" not in (config.parallel.precision, config.parallel.frozen_precision)
 
 
 def frozen_parameters(preset: Any) -> dict[str, int]:
@@ -110,20 +128,13 @@ def frozen_parameters(preset: Any) -> dict[str, int]:
         return {part: sum(p.numel() for p in outline(source, part).parameters()) for part, source in sources.items()}
 
 
-def _outline(preset: Any, stage: Stage) -> tuple[dict[str, int], int, int]:
-    """Parameters by part, of one block, and of what the stage trains, adapters included."""
+def _outline(preset: Any, stage: Stage) -> AlchemistTransformer:
+    """A stage's transformer without weights, adapters included."""
     with torch.device("meta"):
         network = AlchemistTransformer(**{**options(preset.transformer), "personalization": stage.personalization})
         if stage.trainable == "lora":
             add_lora(network, preset.training.lora)
-    trained = trained_names(network, stage)
-    parts = parameter_counts(network)
-    parts.pop("total")
-    return (
-        parts,
-        sum(p.numel() for p in network.blocks[0].parameters()),
-        sum(p.numel() for name, p in network.named_parameters() if name in trained),
-    )
+    return network
 
 
 def _plan_stage(preset: Any, stage: Stage, parts: dict[str, int], counts: Counts, cluster: Cluster) -> StagePlan:

@@ -6,7 +6,7 @@ read by any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,10 +51,11 @@ class State:
     def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Takes over averages and moments; layers that are new start afresh."""
         for name, parameter in self.transformer.named_parameters():
-            if f"ema.{name}" in tensors:
-                self.ema[name] = tensors[f"ema.{name}"]
-            if f"step.{name}" in tensors:
-                self.optimizer.state[parameter] = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS}
+            known = name if f"transformer.{name}" in tensors else unadapted(name)
+            if f"ema.{known}" in tensors:
+                self.ema[name] = tensors[f"ema.{known}"]
+            if f"step.{known}" in tensors:
+                self.optimizer.state[parameter] = {moment: tensors[f"{moment}.{known}"] for moment in MOMENTS}
 
     @torch.no_grad()
     def update_ema(self, num_updates: int, max_decay: float) -> None:
@@ -71,8 +72,8 @@ class State:
         """
         weights = {name: parameter.detach() for name, parameter in self.transformer.named_parameters()}
         full = parallel.gathered({**weights, **self.ema} if averaged else weights, ranks)
-        kept = self.transformer._keep_in_fp32_modules or ()
-        full = {name: one if {*kept} & {*name.split(".")} else one.to(dtype) for name, one in full.items()}
+        exact = exact_names(self.transformer)
+        full = {name: one if name in exact else one.to(dtype) for name, one in full.items()}
         made = hollow(description(self.transformer))
         if ranks.first:
             made.load_state_dict(full, assign=True)
@@ -83,8 +84,23 @@ class State:
 # Building and growing
 
 
-def build(transformer: AlchemistTransformer, ranks: Ranks, config: TrainConfig, filled: bool = True) -> State:
-    """Divides a transformer over the ranks and takes it over. filled: the first rank's weights are everyone's."""
+def build(
+    transformer: AlchemistTransformer,
+    ranks: Ranks,
+    config: TrainConfig,
+    filled: bool = True,
+    averaged: Collection[str] = (),
+) -> State:
+    """Divides a transformer over the ranks and takes it over. filled: the first rank's weights are everyone's.
+
+    averaged: parameters that were trained before. What neither was nor will be is kept as it is computed with: every
+    step sees the same numbers as with float32, and a backbone that stays frozen takes half the memory.
+    """
+    if config.parallel.frozen_precision == "compute":
+        frozen = never_trained(transformer, config.stages)
+        for name, parameter in transformer.named_parameters():
+            if name in frozen and not {name, unadapted(name)} & {*averaged}:
+                parameter.data = parameter.data.to(ranks.dtype)
     objective = Objective(
         transformer,
         shift=config.shift,
@@ -101,10 +117,12 @@ def build(transformer: AlchemistTransformer, ranks: Ranks, config: TrainConfig, 
 
 def enter(state: State, stage: Stage, ranks: Ranks, config: TrainConfig) -> State:
     """The state for a stage: new layers added with zero effect, what it does not train frozen, the rest averaged."""
-    if lacks_layers(state.transformer, stage):
-        before = state.tensors()
+    # FSDP settles at its first step which of its units train, and LoRA leaves those outside of the blocks asleep.
+    wakes = has_lora(state.transformer) and stage.trainable != "lora"
+    if wakes or lacks_layers(state.transformer, stage):
+        before, averaged = state.tensors(), state.ema.keys()
         grown = add_layers(state.whole(ranks, averaged=False), stage, config)
-        state = build(grown, ranks, config)
+        state = build(grown, ranks, config, averaged=averaged)
         state.adopt(before)
     trained = trained_names(state.transformer, stage)
     for name, parameter in state.transformer.named_parameters():
@@ -155,6 +173,11 @@ def _is_lora(name: str) -> bool:
     return ".lora_" in name
 
 
+def unadapted(name: str) -> str:
+    """A parameter's name before an adapter was put beside its layer."""
+    return name.replace(".base_layer.", ".")
+
+
 def trained_names(transformer: AlchemistTransformer, stage: Stage) -> set[str]:
     """Parameters that a stage trains, of those that the transformer has."""
     new = {name for name, _ in transformer.personalization_parameters()}
@@ -163,6 +186,18 @@ def trained_names(transformer: AlchemistTransformer, stage: Stage) -> set[str]:
         for name, _ in transformer.named_parameters()
         if stage.trainable == "all" or (_is_lora(name) if stage.trainable == "lora" else name in new)
     }
+
+
+def never_trained(transformer: AlchemistTransformer, stages: Sequence[Stage]) -> set[str]:
+    """Parameters that no stage trains, but for those that must be float32 in any case."""
+    names = {name for name, _ in transformer.named_parameters()} - exact_names(transformer)
+    return names.difference(*(trained_names(transformer, stage) for stage in stages if stage.steps))
+
+
+def exact_names(transformer: AlchemistTransformer) -> set[str]:
+    """Parameters that are float32 whatever the others are."""
+    kept = {*(transformer._keep_in_fp32_modules or ())}
+    return {name for name, _ in transformer.named_parameters() if kept & {*name.split(".")}}
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

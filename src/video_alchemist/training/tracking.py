@@ -41,6 +41,7 @@ class Tally:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.bins = torch.zeros(2, TIME_BINS, dtype=torch.float64, device=device)  # sums of losses, their number
         self.batches: list[dict[str, Any]] = []  # this rank's micro-batches, for failure.json
+        self.bucket = ""
 
     def add(self, number: int, batch: Batch, losses: Tensor, t: Tensor, micro_batches: int) -> None:
         """losses, t (B,) of one micro-batch."""
@@ -56,6 +57,7 @@ class Tally:
         size = len(batch.z0)
         for name, value in (("samples", size), ("tokens", size * tokens), ("flops", size * flops)):
             self.counts[name] += value
+        self.bucket = batch.bucket or "x".join(map(str, batch.z0.shape[:1:-1]))
         self.batches.append({"micro_batch": number, "bucket": batch.bucket, "ids": batch.ids, "losses": losses})
 
     def vector(self) -> Tensor:
@@ -68,6 +70,17 @@ def unpacked(vector: Tensor) -> tuple[dict[str, float], list[float | None]]:
     sums = dict(zip(SUMS, vector[: len(SUMS)].tolist(), strict=True))
     totals, counts = vector[len(SUMS) :].view(2, TIME_BINS).tolist()
     return sums, [total / count if count else None for total, count in zip(totals, counts, strict=True)]
+
+
+def rates(sums: Mapping[str, float], seconds: float, world: int, peak: float) -> dict[str, float]:
+    """How fast a step was. peak: FLOP/s of one of `world` devices, 0 = not known."""
+    return {
+        "samples_per_second": sums["samples"] / seconds,
+        "tokens_per_second": sums["tokens"] / seconds,
+        "mfu": sums["flops"] / (seconds * world * peak) if peak else 0.0,
+        "data_wait": sums["wait"] / (seconds * world),
+        "seconds": seconds,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from video_alchemist.training.tracking import (
     Tracker,
     memory_in_use,
     peak_flops,
+    rates,
     unpacked,
     write_config,
     write_failure,
@@ -137,31 +138,22 @@ def train(
                 state.update_ema(step, config.ema_decay)
 
                 progress = Progress(step + 1, progress.seen + int(sums["samples"]))
-                seconds = time.monotonic() - tick
                 tracker.log(
                     {
                         "step": progress.step,
                         "stage": stage.name,
-                        "bucket": batch.bucket or "x".join(map(str, batch.z0.shape[:1:-1])),
+                        "bucket": tally.bucket,
                         "loss": loss,
                         "learning_rate": rate,
                         "grad_norm": grad_norm,
-                        "samples_per_second": sums["samples"] / seconds,
-                        "tokens_per_second": sums["tokens"] / seconds,
-                        "mfu": sums["flops"] / (seconds * ranks.world * peak) if peak else 0.0,
-                        "data_wait": sums["wait"] / (seconds * ranks.world),
+                        **rates(sums, time.monotonic() - tick, ranks.world, peak),
                         "memory": memory_in_use(ranks.device),
-                        "seconds": seconds,
                         "seen": progress.seen,
                         "loss_by_time": loss_by_time,
                     }
                 )
                 if on_sample is not None and config.sample_every and progress.step % config.sample_every == 0:
-                    averaged = state.whole(ranks, averaged=True, dtype=ranks.dtype)
-                    if ranks.first:
-                        averaged.to(ranks.device)  # type: ignore[arg-type]  # diffusers' decorator hides the types
-                        on_sample(averaged, progress.step, run_dir / "samples")
-                    del averaged
+                    sample(on_sample, state, ranks, progress.step, run_dir / "samples")
                 if sums["signals"]:
                     stopped = signals[0] if signals else "SIGTERM"
                 elif sums["late"] and progress.step < end:
@@ -196,7 +188,8 @@ def start(
     if newest is None:
         return build(transformer, ranks, config), Progress(), micro_batches
     check_same(newest, stood["layers"], transformer)
-    state = build(checkpoint.hollow(stood["layers"]), ranks, config, filled=False)
+    averaged = checkpoint.averaged_names(newest)
+    state = build(checkpoint.hollow(stood["layers"]), ranks, config, filled=False, averaged=averaged)
     checkpoint.restore(newest, state)
     if ranks.first:
         print(f"resuming after step {stood['step']} from {newest}", flush=True)
@@ -219,6 +212,14 @@ def seed_draws(generator: torch.Generator, seed: int, step: int, number: int) ->
     draws, dropout = np.random.SeedSequence((seed, step, number)).generate_state(2, np.uint32)
     generator.manual_seed(int(draws))
     torch.manual_seed(int(dropout))
+
+
+def sample(on_sample: OnSample, state: State, ranks: Ranks, step: int, folder: Path) -> None:
+    """Shows the averaged transformer to the first rank's `on_sample`; all ranks must take part."""
+    averaged = state.whole(ranks, averaged=True, dtype=ranks.dtype)
+    if ranks.first:
+        averaged.to(ranks.device)  # type: ignore[arg-type]  # diffusers' decorator hides the types
+        on_sample(averaged, step, folder)
 
 
 def stop_on_nan(

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX, CogVideoXCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from torch import Tensor
 
 from video_alchemist.emojiworld.recipes.fit import fit, rng_of
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, random_times, sample_scenes
 from video_alchemist.emojiworld.scenes import Split
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder, collapsed_time
 
 KL_WEIGHT = 1e-6
 NUM_TRAIN_FRAMES = 9
 TEST_SEED = 900_000
-
-
-@contextmanager
-def collapsed_time() -> Iterator[None]:
-    """Runs single pictures through the causal 3D convolutions as 2D ones: the padded past repeats the picture, so the
-    sum of a kernel over time does the same at a third of the cost."""
-    original = CogVideoXCausalConv3d.forward
-
-    def forward(self: CogVideoXCausalConv3d, inputs: Tensor, conv_cache: Tensor | None = None):
-        if conv_cache is not None or inputs.shape[2] != 1 or self.conv.stride[0] != 1:
-            return original(self, inputs, conv_cache)
-        weight = self.conv.weight.sum(dim=2)
-        return F.conv2d(inputs[:, :, 0], weight, self.conv.bias, padding=self.conv.padding[1:])[:, :, None], None
-
-    CogVideoXCausalConv3d.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        CogVideoXCausalConv3d.forward = original  # type: ignore[method-assign]
+VARIANCE_CLIPS = 128
 
 
 def build(scale: Scale) -> AutoencoderKLCogVideoX:
@@ -107,14 +87,14 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
 
 
 @torch.no_grad()
-def set_unit_variance(model: AutoencoderKLCogVideoX, scale: Scale, device: str, num_clips: int = 128) -> None:
+def set_unit_variance(model: AutoencoderKLCogVideoX, scale: Scale, device: str) -> None:
     """Writes the latents' mean and deviation a channel into the config: diffusion wants unit variance."""
     z = torch.cat(
         [
             model.encode(make_batch(sample_scenes(3, i, 16), clip_times(17), scale.size, device=device).video)
             .latent_dist.mode()
             .cpu()
-            for i in range(0, num_clips, 16)
+            for i in range(0, VARIANCE_CLIPS, 16)
         ]
     )
     mean, std = z.mean(dim=(0, 2, 3, 4)), z.std(dim=(0, 2, 3, 4))

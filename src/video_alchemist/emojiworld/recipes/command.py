@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def train_world(
         raise ValueError(
             f"{preset} wants encoders of widths {wanted}, those that ship have {shipped}; run `make weights`"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     pipeline.to(device)
     sheet = ContactSheet(pipeline, held_out_conditions()) if config.sample_every else None
     trained = train(scale, run, device, run=run, networks=networks, config=config, on_sample=sheet, **limits)

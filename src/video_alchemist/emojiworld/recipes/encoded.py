@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,13 +25,12 @@ from video_alchemist.dataset.augmentation import Augmentation, augment
 from video_alchemist.dataset.batch import Batch
 from video_alchemist.dataset.picture import paste_on
 from video_alchemist.dataset.selection import select
-from video_alchemist.emojiworld.recipes.autoencoder import collapsed_time
 from video_alchemist.emojiworld.recipes.fit import rng_of
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, SMALL_AUGMENTATION, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import WorldBatch, clip_times, make_batch, random_times, sample_scenes
 from video_alchemist.model.binding import token_index
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder, collapsed_time
 from video_alchemist.pretrained.image_encoder import ViTImageEncoder
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
 from video_alchemist.records import MAX_IMAGES
@@ -76,7 +76,7 @@ def _frozen(model: torch.nn.Module, device: str) -> torch.nn.Module:
 def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, seed: int) -> dict[str, Tensor]:
     """Everything a training step needs to know of some clips, as CPU tensors in half precision."""
     device = encoders.device
-    with collapsed_time():
+    with collapsed_time() if batch.video.shape[2] == 1 else nullcontext():
         z0 = encoders.autoencoder.encode(batch.video)
     text = encoders.text(batch.captions)
     num_clips, num_tokens = len(batch.captions), encoders.scale.max_text_length

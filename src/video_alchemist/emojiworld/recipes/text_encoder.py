@@ -18,6 +18,7 @@ from video_alchemist.emojiworld.recipes.world import sample_scenes
 
 MASK_SHARE = 0.2
 BATCH = 64
+TOKENIZER_CAPTIONS = 8000
 SPECIALS = ["<pad>", "</s>", "<unk>", "<mask>"]
 
 
@@ -34,7 +35,7 @@ def build_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast
     tokenizer.decoder = decoders.ByteLevel()
     concepts = sorted({identity.concept for identity in load_assets().identities})
     tokenizer.train_from_iterator(
-        world_captions(4, 0, 8000) + concepts * 10,
+        world_captions(4, 0, TOKENIZER_CAPTIONS) + concepts * 10,
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=SPECIALS,
