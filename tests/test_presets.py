@@ -1,11 +1,14 @@
 """The paper preset says what the paper's tables say."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from video_alchemist.dataset.buckets import bucket_tokens
 from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
-from video_alchemist.presets import CLIP, DINOV2, PRESETS, Preset, paper, wan_1_3b, wan_14b
+from video_alchemist.presets import CLIP, DINOV2, PRESETS, Preset, _image_encoder, paper, wan_1_3b, wan_14b
 
 
 def test_table_5_backbone():
@@ -82,3 +85,12 @@ def test_wan_trains_at_its_own_rate():
         assert preset.fps == 16.0 and preset.initial is not None
         assert [stage.name for stage in preset.training.stages] == ["II-new", "II-all"]
         assert max(bucket.batch_size * bucket_tokens(bucket) for bucket in preset.buckets) == 32_760
+
+
+def test_an_image_encoder_that_is_cut_off(tmp_path: Path) -> None:
+    """Guards against safetensors' own error, which names no file, for a download that broke off."""
+    Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model.safetensors' \(.* bytes\) is cut off"):
+        _image_encoder(str(tmp_path), torch.float32)

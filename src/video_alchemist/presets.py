@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_alchemist.dataset.augmentation import Augmentation
@@ -333,6 +334,11 @@ def _image_encoder(source: str, dtype: torch.dtype) -> Any:
 
 def _load(load: Callable[..., Any], source: str, **options: Any) -> Any:
     """What a library loads from a folder or hub id; where it cannot, one line that names it."""
+    from video_alchemist.pretrained.weights import check_files
+
+    folder = Path(source, options.get("subfolder", ""))
+    if folder.is_dir():
+        check_files(folder)
     try:
         return load(source, **options)
     except (OSError, ValueError) as error:

@@ -101,7 +101,32 @@ def test_missing_shard(sharded: Path, tmp_path: Path) -> None:
     shutil.copytree(sharded, tmp_path / "model")
     missing = sorted((tmp_path / "model" / "transformer").glob("*-of-*.safetensors"))[1]
     missing.unlink()
-    with pytest.raises(ValueError, match=rf"transformer' lacks 1 of \d+ shards: {missing.name}"):
+    with pytest.raises(ValueError, match=rf"transformer' lacks 1 of \d+ shards, e.g. '{missing.name}'"):
+        AlchemistPipeline.from_pretrained(tmp_path / "model")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("transformer/*.safetensors", None, "is cut off or no safetensors file: .*; download it again"),
+        ("autoencoder/*.safetensors", b"", r"\(0 bytes\) is cut off or no safetensors file"),
+        ("text_encoder/*.safetensors", POINTER.encode(), "is a pointer of git-lfs, not the file itself; fetch it by"),
+        ("tokenizer/tokenizer.json", POINTER.encode(), "tokenizer.json' is a pointer of git-lfs"),
+        ("image_encoder/config.json", b'{"a": ', "config.json' is cut off or no JSON: Expecting value"),
+        ("model_index.json", b"[]", "holds list; expected a JSON object"),
+    ],
+)
+def test_files_that_are_not_whole(
+    name: str, content: bytes | None, message: str, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    """Guards against the libraries' own errors, which name no file, for downloads that broke off."""
+    shutil.copytree(pipeline_folder, tmp_path / "model")
+    (path,) = (tmp_path / "model").glob(name)
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(ValueError, match=f"{path.name}'.*{message}" if "'" not in message else message):
         AlchemistPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -119,7 +144,7 @@ def test_checkpoints_of_other_versions(pipeline_folder: Path, tmp_path: Path) ->
     tensors = load_file(weights)
     tensors["blocks.0.attn.qkv.weight"] = tensors.pop("blocks.0.self_attn.qkv.weight")
     save_file(tensors, weights)
-    with pytest.raises(ValueError, match="2 weights do not fit the config.json .* first 'blocks.0.attn.qkv.weight'"):
+    with pytest.raises(ValueError, match="version: 2 names or shapes differ; first 'blocks.0.attn.qkv.weight'"):
         AlchemistPipeline.from_pretrained(model)
     edited(model / "model_index.json", num_frame=3)
     with pytest.raises(ValueError, match="has 'num_frame', which this version .* nearest: 'num_frames'"):

@@ -24,7 +24,8 @@ COGVIDEOX = {
     "norm_num_groups": 2, "latent_channels": 4, "sample_height": 64, "sample_width": 64,
 }  # fmt: skip
 SMALL_WAN = {
-    "_class_name": "AutoencoderKLWan", "base_dim": 4, "z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4
+    "_class_name": "AutoencoderKLWan", "base_dim": 4, "z_dim": 4, "num_res_blocks": 1, "latents_mean": [0.0] * 4,
+    "latents_std": [1.0] * 4,
 }  # fmt: skip
 
 

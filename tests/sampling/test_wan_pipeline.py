@@ -117,6 +117,10 @@ def test_wrong_folders(wan_preset: Preset, wan_folder: Path, tmp_path: Path) -> 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 36, "image_dim": 1280}))
     with pytest.raises(ValueError, match="36"):
         build_pipeline(wan_preset, str(tmp_path / "i2v"))
+    vae = tmp_path / "i2v" / "vae" / "diffusion_pytorch_model.safetensors"
+    vae.write_bytes(vae.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"vae/diffusion_pytorch_model.safetensors' \(1,000 bytes\) is cut off"):
+        build_pipeline(wan_preset, str(tmp_path / "i2v"))
     with pytest.raises(ValueError, match="nowhere cannot be loaded; expected a folder, or a hub id"):
         build_pipeline(wan_preset, str(tmp_path / "nowhere"))
     encoder = replace(wan_preset.image_encoder, model=str(tmp_path / "no-encoder"))

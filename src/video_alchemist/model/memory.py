@@ -26,7 +26,6 @@ from torch.utils._pytree import tree_leaves
 T = TypeVar("T", bound=nn.Module)
 
 
-
 class dry(TorchFunctionMode):  # noqa: N801
     """`with dry():` tensors and networks made inside have no data.
 

@@ -9,7 +9,6 @@ K heads · d channels of a head · D model width · C channels · pf, ph, pw pat
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from video_alchemist.model.transformer import AlchemistTransformer, add_personalization
+from video_alchemist.pretrained.weights import Shapes, check_files, check_shapes, read_json, read_shapes, shapes, shards
 
 EXAMPLE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
@@ -55,7 +55,7 @@ _SIZES = {  # ours: Wan's
 }
 
 # Our module: Wan's. Of several, the rows follow one another.
-_MODULES: dict[str, tuple[str, ...]] = {
+MODULES: dict[str, tuple[str, ...]] = {
     "patch_embedding": ("patch_embedding",),
     "time_embedding.mlp.0": ("condition_embedder.time_embedder.linear_1",),
     "time_embedding.mlp.2": ("condition_embedder.time_embedder.linear_2",),
@@ -112,18 +112,21 @@ def load_wan(
     dtype: None = as stored. Like diffusers, leaves in float32 what half precision would harm.
     """
     folder = _transformer_folder(str(folder_or_id), revision, local_files_only)
-    config = alchemist_config(json.loads((folder / "config.json").read_text()), str(folder_or_id))
+    config = alchemist_config(read_json(folder / "config.json"), str(folder_or_id))
     config |= {"image_dim": image_dim, "max_images": max_images, "word_length": word_length}
     with torch.device("meta"):
         transformer = AlchemistTransformer(**config, personalization=False)
-    names = dict(_names(transformer))
+        expected = shapes(WanTransformer3DModel(**wan_config(transformer)).state_dict())
+    paths, found = _weight_files(folder), Shapes()
+    for path in paths:
+        found |= read_shapes(path)
+    check_shapes(found, expected, folder, "the config.json in it")
     with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(path, framework="pt")) for path in _weight_files(folder)]
+        files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         wan = {name: file for file in files for name in file.keys()}
-        _check_names(set(wan), {name for parts in names.values() for name in parts}, str(folder_or_id))
         state = {}
-        for ours, parts in names.items():
-            tensor = torch.cat([_relayout(name, wan[name].get_tensor(name), transformer) for name in parts])
+        for ours, parts in _names(transformer):
+            tensor = torch.cat([relayout(name, wan[name].get_tensor(name), transformer) for name in parts])
             state[ours] = tensor if dtype is None else tensor.to(_kept(ours, dtype))
     transformer.load_state_dict(state, assign=True)
     return (add_personalization(transformer) if personalization else transformer).eval()
@@ -138,7 +141,7 @@ def save_wan(transformer: AlchemistTransformer, folder: str | PathLike, max_shar
     weights, state = transformer.state_dict(), {}
     for ours, parts in _names(transformer):
         for name, rows in zip(parts, weights[ours].chunk(len(parts)), strict=True):
-            state[name] = _relayout(name, rows, transformer, back=True).contiguous()
+            state[name] = relayout(name, rows, transformer, back=True).contiguous()
     wan.load_state_dict(state, assign=True)
     wan.save_pretrained(folder, max_shard_size=max_shard_size)
 
@@ -193,17 +196,10 @@ def _names(transformer: AlchemistTransformer) -> Iterator[tuple[str, list[str]]]
         match = re.fullmatch(r"(blocks\.\d+\.)?(.+)\.(weight|bias|table)", name)
         assert match is not None, name
         block, kind = match[1] or "", "" if match[3] == "table" else f".{match[3]}"
-        yield name, [f"{block}{module}{kind}" for module in _MODULES[match[2]]]
+        yield name, [f"{block}{module}{kind}" for module in MODULES[match[2]]]
 
 
-def _check_names(given: set[str], expected: set[str], source: str) -> None:
-    for what, names in (("lacks", expected - given), ("has unknown", given - expected)):
-        if names:
-            more = f" and {len(names) - 1} more" * (len(names) > 1)
-            raise ValueError(f"{source} {what} weights: {min(names)}{more}; expected those of its config.json")
-
-
-def _relayout(name: str, tensor: Tensor, transformer: AlchemistTransformer, back: bool = False) -> Tensor:
+def relayout(name: str, tensor: Tensor, transformer: AlchemistTransformer, back: bool = False) -> Tensor:
     """One of Wan's parameters in our layout, or `back` in Wan's."""
     layouts = _LAYOUTS.get(re.sub(r"^blocks\.\d+\.", "", name))
     if layouts is None:
@@ -226,15 +222,16 @@ def _kept(name: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def _transformer_folder(name: str, revision: str | None, local_files_only: bool) -> Path:
-    """The folder of the transformer's config.json and weights."""
-    folder = Path(name) if Path(name).is_dir() else _download(name, revision, local_files_only)
+    """The folder of the transformer's config.json and weights. The files of its pipeline are whole."""
+    whole = folder = Path(name) if Path(name).is_dir() else _download(name, revision, local_files_only)
     index = folder / "model_index.json"
     if index.is_file():
-        if json.loads(index.read_text()).get("transformer_2", [None])[0] is not None:
+        if read_json(index).get("transformer_2", [None])[0] is not None:
             raise ValueError(f"{name} has two transformers, as Wan 2.2; expected Wan 2.1, e.g. {EXAMPLE}")
         folder = folder / "transformer"
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} has no config.json of a transformer; expected diffusers' format, e.g. {EXAMPLE}")
+    check_files(whole)
     return folder
 
 
@@ -257,11 +254,9 @@ def _download(name: str, revision: str | None, local_files_only: bool) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "diffusion_pytorch_model.safetensors.index.json"
-    names = ["diffusion_pytorch_model.safetensors"]
+    index, single = (folder / f"diffusion_pytorch_model.safetensors{end}" for end in (".index.json", ""))
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} of {len(names)} weight files, e.g. {missing[0]}; expected all")
-    return [folder / name for name in names]
+        return shards(index)
+    if not single.is_file():
+        raise ValueError(f"{str(folder)!r} holds no weights; expected {single.name} or the shards of {index.name}")
+    return [single]

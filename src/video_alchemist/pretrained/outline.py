@@ -5,12 +5,13 @@ Make them under torch.device("meta") or model.memory.dry, or they allocate what 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from video_alchemist.pretrained.weights import read_json
 
 BUNDLE = Path(__file__).parents[1] / "emojiworld" / "bundle"  # what "emojiworld" names
 FOLDERS = {
@@ -91,14 +92,14 @@ def read_config(source: str, *folders: str, name: str = "config.json") -> dict[s
     if folder.is_dir():
         for place in places:
             if (folder / place).is_file():
-                return json.loads((folder / place).read_text())
+                return read_json(folder / place)
         raise ValueError(f"{source!r} holds none of {', '.join(places)}; expected the folder of a pipeline or network")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     for place in places:
         try:
-            return json.loads(Path(hf_hub_download(source, place)).read_text())
+            return read_json(Path(hf_hub_download(source, place)))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: the hub itself was not reached
             raise ValueError(f"the hub cannot be reached for {source}/{place}; expected it, or a folder") from error
         except EntryNotFoundError:

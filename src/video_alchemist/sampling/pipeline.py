@@ -30,7 +30,7 @@ from video_alchemist.pretrained.image_encoder import ViTImageEncoder
 from video_alchemist.pretrained.roles import Roles, autoencoder_role
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
 from video_alchemist.records import Reference
-from video_alchemist.sampling.folder import SHIPPED, check_folder, check_lora, find_folder
+from video_alchemist.sampling.folder import SHIPPED, find_folder
 from video_alchemist.sampling.guidance import DualGuidance, Execution, GuidedVelocity
 from video_alchemist.sampling.request import Request
 from video_alchemist.sampling.settings import Settings, resolve
@@ -54,7 +54,7 @@ class AlchemistOutput(BaseOutput):
 
 
 class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
-    """Sizes are (width, height) in pixels. LoRA files are loaded and saved as for CogVideoX and Wan."""
+    """Sizes are (width, height) in pixels. LoRA files, also those for Wan 2.1, are loaded as diffusers does it."""
 
     model_cpu_offload_seq = "text_encoder->image_encoder->transformer->autoencoder"  # type: ignore[assignment]
     transformer: AlchemistTransformer
@@ -115,6 +115,8 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         """A model that ships with the package ("emojiworld"), a folder, or a hub id."""
         name = str(pretrained_model_name_or_path)
         folder = find_folder(name, kwargs)
+        from video_alchemist.sampling.checks import check_folder
+
         check_folder(folder, inspect.signature(cls.__init__).parameters)
         # One type for all networks: left alone, diffusers' load in float32 and transformers' as they are stored.
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
@@ -134,12 +136,21 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         )
 
     @classmethod
+    def lora_state_dict(cls, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """As diffusers does it for Wan, with one line where a file is not whole or of another network."""
+        from video_alchemist.sampling.lora import read_lora
+
+        return read_lora(*args, **options)
+
+    @classmethod
     def load_lora_into_transformer(
         cls, state_dict: dict[str, Tensor], transformer: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """As diffusers does, after a look whether the file is for this transformer."""
-        check_lora(state_dict, transformer)
-        super().load_lora_into_transformer(state_dict, transformer, *args, **kwargs)
+        """As diffusers does, after a look whether the file is for this transformer, and in its layout."""
+        from video_alchemist.sampling.lora import fit_lora
+
+        weights, kwargs["metadata"] = fit_lora(state_dict, transformer, kwargs.get("metadata"))
+        super().load_lora_into_transformer(weights, transformer, *args, **kwargs)
 
     def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:
         """As diffusers does, but for the autoencoder: its blocks are entered beside its forward, so layers move."""
