@@ -48,6 +48,10 @@ class Roles:
         self.subject_encoder = self.embed("subject_encoder")
         self.face_embedder = self.embed("face_embedder")
 
+    def quality(self, embeddings: np.ndarray) -> np.ndarray:
+        self.seen["quality"] += len(embeddings)
+        return embeddings[:, 0]
+
     def embed(self, role: str) -> Any:
         def embedded(pictures: Sequence[np.ndarray]) -> np.ndarray:
             self.seen[role] += len(pictures)
@@ -202,8 +206,10 @@ def test_networks_are_asked_once_for_all_metrics() -> None:
     """Guards against frames that each metric sends through a network anew, and batches beyond what was asked."""
     roles = Roles()
     seen = analysis(roles, official(F), batch=2)
-    for metric in ("text_similarity", "video_similarity", "subject_similarity", "face_similarity", "missing_share",
-                   "dynamic_degree", "flow_magnitude", "motion_smoothness", "identity_mixing"):  # fmt: skip
+    for metric in (
+        "text_similarity", "video_similarity", "subject_similarity", "face_similarity", "missing_share",
+        "dynamic_degree", "flow_magnitude", "motion_smoothness", "identity_mixing", "learned_quality",
+    ):  # fmt: skip
         assert METRICS[metric](seen)[0].metric == metric
     assert roles.seen == {
         "image_text": F + 3,
@@ -213,6 +219,7 @@ def test_networks_are_asked_once_for_all_metrics() -> None:
         "face_detector": F,
         "face_embedder": F + 1,
         "optical_flow": F - 1,
+        "quality": F,  # upon the embeddings that are there
     }
     assert roles.most == 2
 

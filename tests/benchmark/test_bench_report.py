@@ -184,6 +184,15 @@ def test_spread_between_seeds_is_shown(tmp_path: Path) -> None:
     assert "seeds ± 0.032" in next(line for line in grid.lines if line.label.startswith("Flicker")).cells[0].small
 
 
+def test_our_metrics_stand_apart_from_the_papers(results: list[Result], report: Path) -> None:
+    """Guards against measures of ours taken for the paper's."""
+    labels = [line.label for line in everything(results[:1])[0].lines]
+    assert labels[3:] == ["Dync-D ↑", "Not in the paper:", "Flicker ↓"]
+    assert "Not in the paper:" not in [line.label for grid in everything(results[2:3]) for line in grid.lines]
+    rows = csv.DictReader(io.StringIO((report / "report.csv").read_text()))
+    assert {(row["metric"], row["in_paper"]) for row in rows} >= {("flicker", "no"), ("dynamic_degree", "yes")}
+
+
 def test_other_formats_tell_origins_apart(report: Path) -> None:
     """Guards against the paper's numbers taken for measured ones by whoever reads the files."""
     rows = list(csv.DictReader(io.StringIO((report / "report.csv").read_text())))

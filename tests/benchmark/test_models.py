@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from video_alchemist.benchmark.models import ROLES, EvaluationModels, ModelNames, folder_models, paper_models
 from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
 from video_alchemist.pretrained.face_embedder import ArcFaceEmbedder, IResNet
+from video_alchemist.pretrained.quality_model import QualityHead, probe
 
 
 @pytest.fixture
@@ -46,10 +49,25 @@ def test_revisions_go_by_contents(folder: Path) -> None:
 def test_the_papers_models_are_all_named() -> None:
     """Guards against a role of §4.2 that nobody plays, and a missing file found out in the middle of the work."""
     models = EvaluationModels(paper_models())
-    assert all(getattr(models.names, role) for role in ROLES)
+    assert [role for role in ROLES if not getattr(models.names, role)] == ["quality"]  # which the paper has not
     for role in ("face_embedder", "optical_flow", "face_detector"):
         with pytest.raises(ValueError, match=f"{role}: .* is not there; expected a folder, a checkpoint file"):
             models.load([role])
+
+
+def test_quality_is_bound_to_the_encoder(tmp_path: Path) -> None:
+    """Guards against a head upon another CLIP than it was trained upon: numbers without a meaning."""
+
+    class Own(EvaluationModels):
+        image_text: Any = SimpleNamespace(images=lambda frames: np.array([[frame.mean(), 50] for frame in frames]))
+
+    trained = probe(Own.image_text)
+    for name, known in (("right", trained), ("wrong", trained[::-1])):
+        QualityHead((2, 1), bounded=True, probe=known).save_pretrained(tmp_path / name)
+    models = Own(ModelNames(quality=str(tmp_path / "right"))).load(["image_text", "quality"])
+    assert models.quality(np.ones((3, 2), np.float32)).shape == (3,)
+    with pytest.raises(ValueError, match="trained upon another image and text encoder"):
+        Own(ModelNames(quality=str(tmp_path / "wrong"))).load(["quality"])
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from video_alchemist.benchmark.quality import flicker, motion_smoothness, sharpness
+from video_alchemist.benchmark.quality import flicker, learned_quality, motion_smoothness, sharpness
 from video_alchemist.benchmark.rows import Row
 
 F, H, W = 12, 48, 64
@@ -90,6 +90,14 @@ def test_noise_of_the_flow_network_is_not_motion() -> None:
     """Guards against a still video called shaky because a network answers hundredths of a pixel instead of none."""
     flows = np.random.default_rng(0).normal(0, 0.01, size=(8, H, W, 2)).astype(np.float32)
     assert value(motion_smoothness, flows=flows) > 0.9
+
+
+def test_learned_quality_is_the_mean_over_frames() -> None:
+    """Guards against frames that are embedded a second time for it, and a single frame that speaks for all."""
+    embeddings = np.array([[1.0, 0.0], [0.5, 2.0], [3.0, 1.0]], np.float32)
+    models = SimpleNamespace(quality=lambda seen: seen.sum(axis=1))
+    (row,) = learned_quality(SimpleNamespace(frame_embeddings=embeddings, models=models, row=partial(Row, "clip")))
+    assert (row.metric, row.value, row.frames) == ("learned_quality", pytest.approx(7.5 / 3), 3)
 
 
 @pytest.mark.parametrize("metric", [flicker, motion_smoothness])

@@ -48,7 +48,8 @@ def test_world_data_is_held_out_and_of_every_mode(data: Path) -> None:
 def test_from_data_to_report(data: Path, tmp_path: Path, run: Run) -> None:
     """Guards against verbs that do not fit together, and a report that forgets one of two methods."""
     for method in ("first_frame", "ground_truth"):
-        code, said, _ = run("bench", "generate", "--data", data, "--method", method, "-o", tmp_path / method)
+        arguments = ["--data", data, "--method", method, "--num-samples", 3, "-o", tmp_path / method]
+        code, said, _ = run("bench", "generate", *arguments)
         assert code == 0 and "0 failed" in said
         arguments = ["bench", "score", tmp_path / method, "--data", data, "-o", tmp_path / f"{method}-result"]
         assert run(*arguments, "--metric", "flicker", "--metric", "sharpness")[0] == 0
@@ -64,7 +65,8 @@ def test_from_data_to_report(data: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_several_seeds_are_one_result(data: Path, tmp_path: Path, run: Run) -> None:
-    """Guards against seeds that are made but not scored, or that all begin at 0."""
+    """Guards against seeds that are made but not scored, or that all begin at 0; and against a video that is missing
+    and of which nobody is told."""
     videos, result = tmp_path / "videos", tmp_path / "result"
     arguments = ["--method", "first_frame", "--num-samples", 2, "--seed", 5, "--seeds", 2]
     assert run("bench", "generate", "--data", data, *arguments, "-o", videos)[0] == 0
@@ -73,6 +75,10 @@ def test_several_seeds_are_one_result(data: Path, tmp_path: Path, run: Run) -> N
     summary = read_result(result).summary
     assert summary["seeds"] == [5, 6] and summary["counts"]["expected"] == 4
     assert summary["metrics"]["flicker"]["between_seeds"] == 0.0  # stills, of the same frame
+    gone = min((videos / "seed-6").iterdir())
+    gone.unlink()
+    said = run("bench", "score", videos, "--data", data, "-o", result, "--metric", "flicker")[1]
+    assert f"1 missing (seed-6/{gone.stem});" in said and "missing and unreadable ones show nobody" in said
 
 
 def test_shards_of_any_kind_can_be_data(tmp_path: Path, run: Run) -> None:

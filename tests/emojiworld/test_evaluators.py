@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from video_alchemist.benchmark.models import EvaluationModels, folder_models
-from video_alchemist.emojiworld.recipes import bundle, evaluators
+from video_alchemist.emojiworld.recipes import bundle, evaluators, quality_model
 from video_alchemist.emojiworld.recipes.evaluators import EvaluatorScale, contrast
-from video_alchemist.emojiworld.recipes.text_encoder import build_tokenizer
+from video_alchemist.sampling.pipeline import SHIPPED
 
 NARROW = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TINY = EvaluatorScale(
@@ -32,12 +32,17 @@ TINY = EvaluatorScale(
 )
 
 
+CODER = SHIPPED["emojiworld"] / "autoencoder"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("benchmark")
-    build_tokenizer(400, 40).save_pretrained(work / "tokenizer")
     for role in evaluators.NETWORKS:
-        evaluators.train(role, TINY, work, "cpu", None, work / "tokenizer")
+        evaluators.train(role, TINY, work, "cpu", None, SHIPPED["emojiworld"] / "tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality_model, "ROUND", 10)
+        quality_model.train(1, work, "cpu", None, CODER, steps=1)
     return work
 
 
@@ -52,12 +57,38 @@ def test_the_shipped_copies_fill_the_benchmarks_roles(trained: Path, tmp_path: P
     assert models.face_embedder(frames).shape == (2, 8)
     flow = models.optical_flow(np.stack(frames[:1]), np.stack(frames[1:]))
     assert flow.shape == (1, 64, 80, 2) and flow.dtype == np.float32
+    scores = models.quality(models.image_text.images(frames))
+    assert scores.shape == (2,) and 0 < scores.min() <= scores.max() < 1
 
 
-def test_they_are_measured_on_held_out_concepts(trained: Path) -> None:
+def test_they_are_measured_on_held_out_concepts(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a measure that breaks on some batch, and shares outside [0, 1]."""
     scores = evaluators.measure(trained, batch=8, rounds=1)
     assert len(scores) == 6 and all(0 <= value <= 1 for name, value in scores.items() if "flow" not in name)
+    monkeypatch.setattr(quality_model, "ROUND", 10)
+    quality = quality_model.measure(trained, CODER, rounds=1)
+    assert len(quality) == 9 and all(-1 <= value <= 1 for value in quality.values())
+
+
+def test_what_is_left_of_spoilt_frames() -> None:
+    """Guards against labels that are not those of their frames: none but the true ones are whole, and of what is spoilt
+    in one way less is left the more it was spoilt."""
+    frames, quality = quality_model.spoilt_batch(6, 0, 25, quality_model.load_coder(CODER, "cpu"), "cpu")
+    left = quality.view(5, 5)
+    assert frames.shape == (25, 3, 64, 64) and 0 <= frames.min() and frames.max() <= 1
+    assert torch.allclose(left[:, 0], torch.ones(5)) and left[:, 1:].max() < 0.995 and left[:, 4].min() > 0.8
+    true = frames[::5]
+    strengths = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]).view(-1, 1, 1, 1)
+    one = true[:1].expand(5, -1, -1, -1)
+    for kind in ("noisy", "shuffled"):
+        spoilt = quality_model.KINDS[kind](one, strengths, torch.Generator().manual_seed(0), None)
+        similarities = quality_model.similarity(one, spoilt)
+        assert similarities[0] == 1 and (similarities.diff() < 0.05).all() and similarities[-1] < 0.6
+
+
+def test_rank_correlation() -> None:
+    assert quality_model.rank_correlation(np.array([1, 5, 9]), np.array([2, 30, 400])) == pytest.approx(1)
+    assert quality_model.rank_correlation(np.array([1, 5, 9]), np.array([3, 2, 1])) == pytest.approx(-1)
 
 
 def test_contrast_wants_each_row_to_find_its_own() -> None:

@@ -5,6 +5,7 @@ Few samples of one subject each, and films of three frames, so that it takes sec
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,11 @@ from video_alchemist.emojiworld.benchmark_data import prepare_world
 from video_alchemist.emojiworld.faults import FAULTS, write_faults
 from video_alchemist.video import read_video
 
-SHOWN = ("true", "stranger", "missing", "doubled")
+WHO = ("subject_similarity", "subject_similarity_assigned")
+SHOWN = {  # by fault, what is measured of it
+    "true": None, "stranger": WHO, "missing": (*WHO, "missing_share"), "doubled": ("duplication",),
+    "noisy": ("learned_quality",),
+}  # fmt: skip
 QUICK = [metric for metric in METRICS if "optical_flow" not in ROLES[metric]]
 
 
@@ -33,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkData:
 def videos(data: BenchmarkData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     alone = [one for one in data.ids("subject") if len(data[one].targets) == 1][:3]
-    assert list(write_faults(data, folder, SHOWN, 3, alone)) == alone
+    assert list(write_faults(data, folder, tuple(SHOWN), 3, alone)) == alone
     list(write_faults(data, folder, ("still", "running"), ids=alone[:1]))
     return folder
 
@@ -47,7 +52,9 @@ def judge(
 @pytest.fixture(scope="module")
 def results(videos: Path, data: BenchmarkData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     folder = tmp_path_factory.mktemp("results")
-    return {fault: judge(videos / fault, data, folder / fault) for fault in SHOWN}
+    return {
+        fault: judge(videos / fault, data, folder / fault, list(metrics or QUICK)) for fault, metrics in SHOWN.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -58,6 +65,7 @@ def results(videos: Path, data: BenchmarkData, tmp_path_factory: pytest.TempPath
         ("missing", "subject_similarity", -0.6),
         ("missing", "missing_share", 0.6),
         ("doubled", "duplication", 0.5),
+        ("noisy", "learned_quality", -0.1),
     ],
 )
 def test_each_fault_is_seen(results: dict[str, Result], fault: str, metric: str, margin: float) -> None:
@@ -96,10 +104,16 @@ def test_batches_of_any_size_give_the_same_rows(
     results: dict[str, Result], videos: Path, data: BenchmarkData, tmp_path: Path
 ) -> None:
     """Guards against frames that see each other in a batch. Sums in another order: equal to 1e-4."""
-    single = judge(videos / "true", data, tmp_path / "single", batch=1)
+    (one,) = (path.name for path in (videos / "still").glob("*.mp4"))
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "true" / one, tmp_path / "videos")
+    single = judge(tmp_path / "videos", data, tmp_path / "single", batch=1)
+    sample = one.removesuffix(".mp4")
     for metric, values in results["true"].values.items():
-        assert single.values[metric] == {
-            key: None if value is None else pytest.approx(value, abs=1e-4) for key, value in values.items()
+        expected = {key: value for key, value in values.items() if key[0] == sample}
+        found = {key: value for key, value in single.values[metric].items() if key[0] == sample}
+        assert expected and found == {
+            key: None if value is None else pytest.approx(value, abs=1e-4) for key, value in expected.items()
         }
 
 

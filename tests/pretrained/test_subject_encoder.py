@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTModel
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from video_alchemist.pretrained.subject_encoder import ViTSubjectEncoder
 
@@ -38,3 +39,12 @@ def test_cut_outs_as_the_benchmark_prepares_them(tmp_path: Path) -> None:
         encoder.batch = batch
         np.testing.assert_allclose(encoder(pictures), expected, atol=1e-5)
     assert encoder([]).shape == (0, 16)
+
+
+def test_another_kind_of_network_is_refused(tmp_path: Path) -> None:
+    """Guards against random numbers where a folder is another network's: `--set subject_encoder=facebook/dinov2-base`
+    is soon written."""
+    narrow = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 1}
+    Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **narrow)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no ViTModel: it lacks .* of its weights"):
+        ViTSubjectEncoder.from_pretrained(str(tmp_path))

@@ -14,7 +14,7 @@ from video_alchemist.benchmark.fidelity import (
     subject_similarity_assigned,
 )
 from video_alchemist.benchmark.motion import dynamic_degree, flow_magnitude
-from video_alchemist.benchmark.quality import flicker, motion_smoothness, sharpness
+from video_alchemist.benchmark.quality import flicker, learned_quality, motion_smoothness, sharpness
 from video_alchemist.benchmark.rows import Metric
 from video_alchemist.benchmark.similarity import (
     face_similarity,
@@ -48,6 +48,7 @@ ALL: tuple[tuple[Metric, tuple[str, ...]], ...] = (
     (flicker, ()),
     (sharpness, ()),
     (motion_smoothness, ("optical_flow",)),
+    (learned_quality, ("image_text", "quality")),
 )
 METRICS: dict[str, Metric] = {metric.__name__: metric for metric, _ in ALL}
 ROLES: dict[str, tuple[str, ...]] = {metric.__name__: roles for metric, roles in ALL}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from video_alchemist.pretrained.face_embedder import FaceEmbedder
     from video_alchemist.pretrained.image_text import ImageTextEncoder
     from video_alchemist.pretrained.optical_flow import OpticalFlow
+    from video_alchemist.pretrained.quality_model import QualityModel
     from video_alchemist.pretrained.segmenter import Segmenter
     from video_alchemist.pretrained.subject_encoder import SubjectEncoder
 
@@ -26,7 +27,7 @@ MIN_FACE_SCORE = 0.2  # of what a face detector reports; the protocol draws the 
 
 @dataclass(frozen=True)
 class ModelNames:
-    """By role: a folder, a checkpoint file or a hub id; "" where nobody plays it."""
+    """By role: a folder, a checkpoint file or a hub id; "" where nobody plays it, and its metrics are left out."""
 
     image_text: str = ""
     subject_encoder: str = ""
@@ -35,6 +36,7 @@ class ModelNames:
     detector: str = ""
     segmenter: str = ""
     face_detector: str = ""
+    quality: str = ""  # upon image_text
 
 
 ROLES = tuple(field.name for field in fields(ModelNames))
@@ -50,6 +52,7 @@ def paper_models() -> ModelNames:
         detector="IDEA-Research/grounding-dino-tiny",  # "Grounding-DINO Swin-T"
         segmenter="facebook/sam-vit-base",  # "SAM ViT-B/16"
         face_detector="yolov9-c-face.onnx",  # "YOLOv9-C", whose code is GPL: any detector of faces in ONNX
+        quality="",  # none in the paper; LAION's "sac+logos+ava1-l14-linearMSE.pth" is made for this image_text
     )
 
 
@@ -101,6 +104,14 @@ class EvaluationModels:
         from video_alchemist.pretrained.optical_flow import RaftOpticalFlow
 
         return self._load("optical_flow", RaftOpticalFlow.from_pretrained)
+
+    @cached_property
+    def quality(self) -> QualityModel:
+        from video_alchemist.pretrained.quality_model import EmbeddingQuality
+
+        loaded = self._load("quality", EmbeddingQuality.from_pretrained)
+        loaded.check(self.image_text)
+        return loaded
 
     @cached_property
     def detector(self) -> GroundingDinoDetector:

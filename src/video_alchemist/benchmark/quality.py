@@ -1,7 +1,9 @@
 """Visual quality without references, which the paper leaves open (App. D, "Unsupported Measure on Video Quality").
 
-Three plain measures, not a judge of taste: each sees one defect, and a still picture is perfect by two of them. So read
-them beside the dynamic degree. F frames · n flows · H,W pixels · h,w pixels of a flow
+Three plain measures: each sees one defect, and a still picture is perfect by two of them, so read them beside the
+dynamic degree. And what a network was taught to see, where one plays that role.
+
+F frames · n flows · H,W pixels · h,w pixels of a flow
 """
 
 from __future__ import annotations
@@ -58,6 +60,13 @@ def motion_smoothness(analysis: Analysis) -> list[Row]:
         change += float(np.linalg.norm(carried - flow, axis=-1).mean())
         motion += float((np.linalg.norm(carried, axis=-1) + np.linalg.norm(flow, axis=-1)).mean()) + floor
     return [analysis.row("motion_smoothness", 1 - change / motion, frames=len(flows))]
+
+
+def learned_quality(analysis: Analysis) -> list[Row]:
+    """A trained network's score of the frames, mean over frames; higher is better. Its range is the network's: LAION's
+    aesthetic predictor has some 1 to 10, the small world's 0 to 1. It sees single frames, no motion."""
+    scores = analysis.models.quality(analysis.frame_embeddings)
+    return [analysis.row("learned_quality", scores.mean(), frames=len(scores))]
 
 
 def _sharpness(light: np.ndarray) -> float:

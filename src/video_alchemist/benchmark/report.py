@@ -87,22 +87,26 @@ def _json(results: Sequence[Result]) -> str:
 
 
 def _csv(results: Sequence[Result]) -> str:
-    """A line a mean; `origin` tells what was measured from what the paper says."""
-    names = "origin method references mode protocol metric mean low high num_ids between_seeds undefined".split()
+    """A line a mean; `origin` tells what was measured from what the paper says, `in_paper` its metrics from ours."""
+    names = "origin method references mode protocol metric in_paper mean low high num_ids between_seeds undefined"
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
+    writer = csv.DictWriter(stream, names.split(), lineterminator="\n", restval="")
     writer.writeheader()
     for one in results:
         about = {"origin": "measured", "method": one.name, "references": given(one), "mode": one.summary["mode"]}
         about["protocol"] = protocol_name(one.summary)
         for metric, said in one.summary["metrics"].items():
-            writer.writerow({**about, "metric": metric, **said})
+            writer.writerow({**about, "metric": metric, "in_paper": _in_paper(metric), **said})
     for row in published.ROWS:
         about = {"origin": f"{published.MARK}, {row.table}", "method": row.method, "mode": row.mode}
         about["references"] = report_tables.GIVEN[row.variant]
         for metric, value in row.values.items():
-            writer.writerow({**about, "metric": metric, "mean": value})
+            writer.writerow({**about, "metric": metric, "in_paper": _in_paper(metric), "mean": value})
     return stream.getvalue()
+
+
+def _in_paper(metric: str) -> str:
+    return "yes" if metric in published.COLUMNS else "no"
 
 
 # ------------------------------------------------------------------------------------------------------------------

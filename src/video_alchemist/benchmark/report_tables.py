@@ -28,6 +28,7 @@ HIGHER = {  # whether more is better; a metric that is not named here has no bet
     "identity_margin": True,
     "sharpness": True,
     "motion_smoothness": True,
+    "learned_quality": True,
     "copy_paste": False,
     "copy_paste_excess": False,
     "identity_mixing": False,
@@ -44,6 +45,7 @@ GIVEN = {  # Table 1's "Reference Images"
     "background": "multiple, background",
 }
 SEEDS = ", and the standard deviation between seeds, if there are several"
+NOT_IN_PAPER = "Not in the paper:"
 SURE = 0.05  # of p values, adjusted for their number
 
 
@@ -311,9 +313,12 @@ def everything(results: Sequence[Result]) -> list[Grid]:
     for (protocol, _, mode), members in groups(results).items():
         metrics = list(dict.fromkeys(metric for one in members for metric in one.metrics))
         heads = (("metric", ""), *((one.name, "") for one in members))
-        lines = tuple(Line(label(metric), tuple(_counted(one, metric) for one in members)) for metric in metrics)
+        rows = {metric: Line(label(metric), tuple(_counted(one, metric) for one in members)) for metric in metrics}
+        lines = [rows[metric] for metric in metrics if metric in published.COLUMNS]
+        if ours := [rows[metric] for metric in metrics if metric not in published.COLUMNS]:
+            lines += [Line(NOT_IN_PAPER, (Cell(),) * len(members)), *ours]
         text = f"Mean, 95 % interval over samples{SEEDS}; samples with a value."
-        grids.append(_grid(protocol, mode, text, heads, lines))
+        grids.append(_grid(protocol, mode, text, heads, tuple(lines)))
     return grids
 
 
@@ -334,7 +339,7 @@ def warnings(results: Iterable[Result]) -> list[str]:
         ]
         if parts:
             about = f"{result.name}, {result.summary['mode']} mode, {result.summary['protocol']['name']}"
-            worth = "count 0" if result.summary["protocol"]["absent_is_zero"] else "are left out"
+            worth = "show nobody" if result.summary["protocol"]["absent_is_zero"] else "are left out"
             gone = result.summary["missing"] or result.summary["unreadable"]
             said.append(f"{about}: {'; '.join(parts)}" + (f"; missing and unreadable ones {worth}" if gone else ""))
     return said

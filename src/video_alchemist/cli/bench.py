@@ -160,6 +160,7 @@ def score(
     import torch
     import transformers
 
+    from video_alchemist.benchmark.report_tables import warnings
     from video_alchemist.benchmark.results import write_official_json
     from video_alchemist.benchmark.samples import BenchmarkData
     from video_alchemist.benchmark.score import score as judge
@@ -172,6 +173,8 @@ def score(
         videos, BenchmarkData(data), output, chosen, names, metrics or None, mode, workers, engine,
         device or ("cuda" if torch.cuda.is_available() else "cpu"), name=name, progress=True,
     )  # fmt: skip
+    for line in warnings([result]):
+        print(line)
     if chosen.name == "official":
         write_official_json(result, output / "official.json")
     print(output)

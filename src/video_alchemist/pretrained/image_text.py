@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from video_alchemist.pretrained.weights import load_whole
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Crop = Literal["short", "long"]
@@ -65,7 +67,7 @@ class ClipImageTextEncoder:
         """name: a folder or a hub id ("openai/clip-vit-large-patch14"). options: `revision` and the like."""
         from transformers import AutoTokenizer, CLIPModel
 
-        model = CLIPModel.from_pretrained(name, dtype=dtype, **options)
+        model = load_whole(CLIPModel, name, dtype=dtype, **options)
         return cls(model, AutoTokenizer.from_pretrained(name, **options), device, crop=crop)
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from video_alchemist.pretrained.image_text import normalised, on_square
+from video_alchemist.pretrained.weights import load_whole
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,7 +49,7 @@ class ViTSubjectEncoder:
         """name: a folder or a hub id ("facebook/dino-vitb16"). options: `revision` and the like."""
         from transformers import ViTModel
 
-        return cls(ViTModel.from_pretrained(name, dtype=dtype, add_pooling_layer=False, **options), device)
+        return cls(load_whole(ViTModel, name, dtype=dtype, add_pooling_layer=False, **options), device)
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ from video_alchemist.emojiworld.recipes.command import parse_time
 from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 
 CURATION = ("face_detector", "segmenter", "clip_filter", "detector")  # those that cost least first
-EVALUATORS = ("subject_encoder", "image_text", "face_embedder", "optical_flow")  # the benchmark's own
+EVALUATORS = ("subject_encoder", "image_text", "face_embedder", "optical_flow", "quality")  # the benchmark's own
 RECIPES = (
     "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", *CURATION, *EVALUATORS, "bundle",
     "evaluate", "curation_scores", "evaluator_scores", "ablation",
@@ -57,6 +57,7 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
         face_detector,
         image_encoder,
         judges,
+        quality_model,
         scores,
         segmenter,
         text_encoder,
@@ -87,8 +88,13 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
         case "image_text" | "subject_encoder" | "face_embedder" | "optical_flow":
             own = evaluators.SCALES[scale.name]
             evaluators.train(name, own, work / "benchmark", device, time_limit, work / "tokenizer")
+        case "quality":
+            rounds = quality_model.ROUNDS[scale.name]
+            quality_model.train(rounds, work / "benchmark", device, time_limit, work / "autoencoder")
         case "evaluator_scores":
-            for score, value in evaluators.measure(work / "benchmark", device).items():
+            measured = evaluators.measure(work / "benchmark", device)
+            measured |= quality_model.measure(work / "benchmark", work / "autoencoder", device)
+            for score, value in measured.items():
                 print(f"{score:40} {value:.3f}", flush=True)
         case "curation_scores":
             curation_scores.measure(work / "curation", device, num_samples)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from transformers import (
     Dinov2Model,
@@ -23,6 +24,7 @@ from video_alchemist.emojiworld.recipes.evaluators import NETWORKS, OPTIONS
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
+from video_alchemist.pretrained.quality_model import QualityHead
 from video_alchemist.sampling.pipeline import SHIPPED, AlchemistPipeline
 from video_alchemist.training.checkpoint import trained_transformer
 
@@ -80,7 +82,7 @@ def write_curation(trained: Path, folder: Path = SHIPPED["emojiworld"] / "curati
 
 def write_evaluators(trained: Path, folder: Path = SHIPPED["emojiworld"] / "benchmark") -> Path:
     """Replaces those of the benchmark's shipped networks that are trained, in half precision."""
-    return _write_networks(NETWORKS, trained, folder)
+    return _write_networks({**NETWORKS, "quality": QualityHead}, trained, folder)
 
 
 def _write_networks(networks: Mapping[str, Any], trained: Path, folder: Path) -> Path:
@@ -90,7 +92,10 @@ def _write_networks(networks: Mapping[str, Any], trained: Path, folder: Path) ->
         temporary = folder / f"{role}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(trained / role, temporary)
-        network.from_pretrained(trained / role, **OPTIONS.get(role, {})).half().save_pretrained(temporary)
+        model = network.from_pretrained(trained / role, **OPTIONS.get(role, {})).half()
+        if isinstance(model, ConfigMixin):
+            model.register_to_config(_name_or_path="")  # of this machine
+        model.save_pretrained(temporary)
         shutil.rmtree(folder / role, ignore_errors=True)
         os.replace(temporary, folder / role)
     return folder
