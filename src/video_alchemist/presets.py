@@ -223,26 +223,33 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 
 
 def build_pipeline(
-    preset: Preset, model: str | None = None, dtype: torch.dtype | None = None, with_weights: bool = True
+    preset: Preset,
+    model: str | None = None,
+    dtype: torch.dtype | None = None,
+    with_weights: bool = True,
+    encoder_dtype: torch.dtype | None = None,
 ) -> AlchemistPipeline:
     """The preset's networks as a pipeline, in float32 by default.
 
     model: instead of `preset.initial`; a pipeline of ours, or for Wan a diffusers folder or hub id.
     Wan begins at the end of stage I, the paper's transformer untrained; training adds the personalisation.
     with_weights=False: the transformer is shapes alone (meta), for ranks that get its weights from the first.
+    encoder_dtype: of the text and the image encoder, where it is another.
     """
     import torch
 
     from video_alchemist.sampling.pipeline import AlchemistPipeline
 
     source, dtype = model or preset.initial, dtype or torch.float32
+    encoder_dtype = encoder_dtype or dtype
     if source == "emojiworld" or (source is not None and _class_of(source) == "AlchemistPipeline"):
         given = {} if with_weights else {"transformer": _shapes(source)}
-        return AlchemistPipeline.from_pretrained(source, dtype=dtype, **given)
+        dtypes = {"text_encoder": encoder_dtype, "image_encoder": encoder_dtype, "default": dtype}
+        return AlchemistPipeline.from_pretrained(source, dtype=dtypes, **given)
     make = _paper_networks if source is None else partial(_wan_networks, source=source)
     return AlchemistPipeline(
-        **make(preset, dtype=dtype, with_weights=with_weights),
-        image_encoder=_image_encoder(preset.image_encoder.model, dtype),
+        **make(preset, dtype=dtype, encoder_dtype=encoder_dtype, with_weights=with_weights),
+        image_encoder=_image_encoder(preset.image_encoder.model, encoder_dtype),
         size=preset.size,
         num_frames=preset.num_frames,
         fps=preset.fps,
@@ -282,7 +289,9 @@ def _shapes(source: str) -> Any:
         return AlchemistTransformer.from_config(config)
 
 
-def _wan_networks(preset: Preset, source: str, dtype: torch.dtype, with_weights: bool) -> dict[str, Any]:
+def _wan_networks(
+    preset: Preset, source: str, dtype: torch.dtype, encoder_dtype: torch.dtype, with_weights: bool
+) -> dict[str, Any]:
     import torch
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -301,12 +310,14 @@ def _wan_networks(preset: Preset, source: str, dtype: torch.dtype, with_weights:
     return {
         "transformer": transformer,
         "autoencoder": _load(AutoencoderKLWan.from_pretrained, source, subfolder="vae", torch_dtype=dtype),
-        "text_encoder": _load(UMT5EncoderModel.from_pretrained, source, subfolder="text_encoder", dtype=dtype),
+        "text_encoder": _load(UMT5EncoderModel.from_pretrained, source, subfolder="text_encoder", dtype=encoder_dtype),
         "tokenizer": _load(AutoTokenizer.from_pretrained, source, subfolder="tokenizer"),
     }
 
 
-def _paper_networks(preset: Preset, dtype: torch.dtype, with_weights: bool) -> dict[str, Any]:
+def _paper_networks(
+    preset: Preset, dtype: torch.dtype, encoder_dtype: torch.dtype, with_weights: bool
+) -> dict[str, Any]:
     import torch
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
     from transformers import AutoTokenizer, T5EncoderModel
@@ -320,7 +331,7 @@ def _paper_networks(preset: Preset, dtype: torch.dtype, with_weights: bool) -> d
         "autoencoder": _load(
             AutoencoderKLCogVideoX.from_pretrained, preset.autoencoder, subfolder="vae", torch_dtype=dtype
         ),
-        "text_encoder": _load(T5EncoderModel.from_pretrained, preset.text_encoder, dtype=dtype),
+        "text_encoder": _load(T5EncoderModel.from_pretrained, preset.text_encoder, dtype=encoder_dtype),
         "tokenizer": _load(AutoTokenizer.from_pretrained, preset.text_encoder),
     }
 

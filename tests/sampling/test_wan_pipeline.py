@@ -93,6 +93,16 @@ def test_round_trip(ours: AlchemistPipeline, tmp_path: Path) -> None:
     assert isinstance(build_pipeline(wan_1_3b(), str(tmp_path / "model")), AlchemistPipeline)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_encoders_may_be_half(own: bool, ours: AlchemistPipeline, wan_preset: Preset, tmp_path: Path) -> None:
+    """Guards against ranks that read the text encoder in float32 to halve it later: 21 GiB each of Wan's."""
+    if own:
+        ours.save_pretrained(tmp_path)
+    pipeline = build_pipeline(wan_preset, str(tmp_path) if own else None, encoder_dtype=torch.bfloat16)
+    assert {pipeline.text_encoder.dtype, pipeline.image_encoder.dtype} == {torch.bfloat16}
+    assert {pipeline.transformer.dtype, pipeline.autoencoder.dtype} == {torch.float32}
+
+
 def test_settings(ours: AlchemistPipeline) -> None:
     """480p and 720p shift by 3 and 5; frames are 4k + 1."""
     assert ours.settings(request(size=(1280, 720))).time_shift == 5.0

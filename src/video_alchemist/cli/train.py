@@ -128,7 +128,7 @@ class ShardRun:
 
     @classmethod
     def prepare(cls, preset: Preset, data: str, model: str | None, with_weights: bool = True) -> ShardRun:
-        """with_weights: of the first rank, which gives the others theirs."""
+        """with_weights: of the first rank, which gives the others theirs. On a GPU the encoders are half, else whole."""
         import torch
 
         from video_alchemist.dataset.shards import ShardDataset
@@ -137,20 +137,17 @@ class ShardRun:
         dataset = ShardDataset(data)
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         untrained = model is None and preset.initial in (None, "emojiworld")
-        pipeline = build_pipeline(preset, model, torch.float32, with_weights and not untrained)
+        encoder_dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        pipeline = build_pipeline(preset, model, torch.float32, with_weights and not untrained, encoder_dtype)
         pipeline.set_progress_bar_config(disable=True)
         for network in (pipeline.autoencoder, pipeline.text_encoder, pipeline.image_encoder):
             network.requires_grad_(False).eval()
         return cls(preset, dataset, pipeline, device, untrained, with_weights)
 
     def place(self, *names: str) -> None:
-        """Puts frozen networks on the device; on a GPU the encoders in half precision, the autoencoder whole."""
-        import torch
-
+        """Puts frozen networks on the device."""
         for name in names:
-            network = getattr(self.pipeline, name)
-            half = self.device != "cpu" and name != "autoencoder"
-            network.to(self.device, torch.bfloat16 if half else torch.float32)
+            getattr(self.pipeline, name).to(self.device)
 
     def precompute(self) -> None:
         from video_alchemist.training.precompute import precompute
