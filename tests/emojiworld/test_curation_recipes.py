@@ -7,23 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model, T5Config, T5EncoderModel
 
 from video_alchemist.curation.profile import emojiworld
 from video_alchemist.curation.roles import Roles
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.recipes import (
+    autoencoder,
     bundle,
     clip_filter,
     curation_scores,
     detector,
     face_detector,
+    scale,
     segmenter,
     vocabulary,
 )
-from video_alchemist.emojiworld.recipes.curation_scale import SMALL
+from video_alchemist.emojiworld.recipes.curation_scale import BASE, SMALL
 from video_alchemist.emojiworld.recipes.lossy import compress
 from video_alchemist.emojiworld.scenes import sample_scene
+from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.pretrained.detector import GroundingDinoDetector
+from video_alchemist.sampling.pipeline import SHIPPED
 
 TINY = replace(
     SMALL,
@@ -205,3 +210,21 @@ def test_compression_is_mild():
     torch.testing.assert_close(lossy, flat, atol=0.03, rtol=0)
     picture = torch.rand(4, 2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     assert compress(picture, torch.Generator().manual_seed(0)).shape == picture.shape
+
+
+def test_scale_base_fits_the_bundle():
+    """Guards against networks that a GPU trains and nobody can ship: the bundle is at most 60 MB, in half precision."""
+    with torch.device("meta"):
+        networks = [
+            autoencoder.build(scale.BASE),
+            AlchemistTransformer(in_channels=16, text_dim=128, image_dim=192, **scale.BASE.transformer),
+            T5EncoderModel(T5Config(**scale.BASE.text_encoder, feed_forward_proj="gated-gelu")),
+            Dinov2Model(Dinov2Config(image_size=64, **scale.BASE.image_encoder)),
+            detector.build(BASE, vocabulary.build_tokenizer()),
+            segmenter.build(BASE),
+            clip_filter.build(BASE),
+            face_detector.HeatmapFaceDetector(size=BASE.face_size, **BASE.face_detector),
+        ]
+    weights = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    evaluators = sum(path.stat().st_size for path in (SHIPPED["emojiworld"] / "benchmark").rglob("*.safetensors"))
+    assert 2 * weights + evaluators < 60e6
