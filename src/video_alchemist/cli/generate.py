@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -35,6 +36,7 @@ def generate(
         Path | None, typer.Option("--output", "-o", help="OUT.mp4, or with --batch the folder of the outputs.")
     ] = None,
     model: Annotated[str, typer.Option(metavar="DIR|ID", help="Shipped, a folder or a hub id.")] = "emojiworld",
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=WEIGHT]", help="LoRA upon the model.")] = None,
     num_frames: Annotated[int | None, typer.Option(help="4 k + 1.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels.")] = None,
     num_steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -80,7 +82,9 @@ def generate(
     for request in requests:
         request.check()
 
-    pipeline = load_pipeline(model, _rank_device(device) if branches == "parallel" else device, offload, fp8, tiling)
+    loras = [_weighted(option) for option in lora or []]
+    place = _rank_device(device) if branches == "parallel" else device
+    pipeline = load_pipeline(model, place, offload, fp8, tiling, loras)
     if fps is not None:
         pipeline.register_to_config(fps=fps)
     videos = pipeline.generate_each(requests, branches=cast("Execution", branches))
@@ -124,10 +128,27 @@ def _binding(name: str, option: str) -> tuple[str, int, str]:
     return word.strip(), int(number or 1) - 1, path
 
 
+def _weighted(option: str) -> tuple[str, float]:
+    """style.safetensors=0.8 -> ("style.safetensors", 0.8)."""
+    path, equals, weight = option.rpartition("=")
+    try:
+        number = float(weight) if equals else 1.0
+    except ValueError:
+        return option, 1.0  # the file's name has an equals sign
+    if not math.isfinite(number):
+        raise ValueError(f"--lora {option!r}; expected FILE or FILE=WEIGHT, as style.safetensors=0.8")
+    return (path if equals else option), number
+
+
 def load_pipeline(
-    model: str, device: str | None, offload: str = "none", fp8: bool = False, tiling: bool = False
+    model: str,
+    device: str | None,
+    offload: str = "none",
+    fp8: bool = False,
+    tiling: bool = False,
+    loras: Sequence[tuple[str, float]] = (),
 ) -> AlchemistPipeline:
-    """On a device in its usual precision, with what diffusers has for little memory."""
+    """On a device in its usual precision, with what diffusers has for little memory. loras: files and weights."""
     import diffusers
     import torch
     import transformers
@@ -146,6 +167,11 @@ def load_pipeline(
         raise ValueError(f"offload {offload!r} from the cpu to the cpu; expected none, or another --device")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     pipeline = AlchemistPipeline.from_pretrained(model, dtype=dtype)
+    names = [f"lora-{number}" for number in range(1, len(loras) + 1)]
+    for name, (path, _) in zip(names, loras, strict=True):
+        pipeline.load_lora_weights(path, adapter_name=name)
+    if names:
+        pipeline.set_adapters(names, [weight for _, weight in loras])
     if fp8:
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     if tiling:

@@ -128,7 +128,7 @@ class ShardRun:
 
     @classmethod
     def prepare(cls, preset: Preset, data: str, model: str | None, with_weights: bool = True) -> ShardRun:
-        """with_weights: of the first rank, which gives the others theirs. On a GPU the encoders are half, else whole."""
+        """with_weights: of the first rank, which gives the others theirs. On a GPU the encoders are bfloat16."""
         import torch
 
         from video_alchemist.dataset.shards import ShardDataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -114,3 +115,17 @@ def _scale(metadata: Metadata, layer: str, rank: int) -> float:
     alphas = config.alpha_pattern or {}
     alpha = alphas.get(get_pattern_key(list(alphas), layer), config.lora_alpha)
     return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
+
+
+def worn(transformer: AlchemistTransformer) -> list[dict[str, Any]]:
+    """The adapters that work now: names, weights, and digests over their tensors, by which a file is known again."""
+    adapters = []
+    for name in transformer.active_adapters() if getattr(transformer, "peft_config", None) else []:
+        layers = [layer for layer in transformer.modules() if name in getattr(layer, "scaling", ())]
+        digest = hashlib.sha256()
+        for key, tensor in sorted(transformer.state_dict().items()):
+            if f".{name}." in key:
+                digest.update(key.encode() + tensor.float().cpu().numpy().tobytes())
+        weight = layers[0].scaling[name] * layers[0].r[name] / layers[0].lora_alpha[name]  # type: ignore[operator, index]
+        adapters.append({"name": name, "weight": round(float(weight), 6), "sha256": digest.hexdigest()})
+    return adapters

@@ -296,10 +296,13 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
 
     def _write(self, request: Request, settings: Settings, frames: np.ndarray) -> None:
         """X.mp4 and X.json; each is whole or not there, and the video never stands without its sidecar."""
+        from video_alchemist.sampling.lora import worn
+
         output = Path(str(request.output))
         revision = None if self.model_folder is None else weights_revision(self.model_folder)
         settings_ = {**asdict(settings), "fps": self.config["fps"], "dtype": str(self.transformer.dtype)}
-        described = describe(request, settings_, {"name": self.model_name, "revision": revision})
+        model = {"name": self.model_name, "revision": revision, "lora": worn(self.transformer)}
+        described = describe(request, settings_, model)
         with replacing(output.with_suffix(".json")) as sidecar:
             sidecar.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             write_video(output, frames, self.config["fps"])

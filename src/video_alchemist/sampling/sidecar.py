@@ -13,7 +13,7 @@ from video_alchemist.records import Reference, resolve_path
 from video_alchemist.sampling.request import Request
 
 
-def describe(request: Request, settings: dict[str, Any], model: dict[str, str | None]) -> dict[str, Any]:
+def describe(request: Request, settings: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """The contents of a sidecar; `settings` are the resolved ones."""
     return {
         "prompt": request.prompt,
