@@ -21,16 +21,16 @@ class CurationScale:
     vocabulary_batch: int = 192
     vocabulary_steps: int = 900
     detector_batch: int = 32
-    detector_steps: int = 3000
+    detector_steps: int = 5000
     segmenter_size: int = 128  # pixels of the square that frames are padded to
     segmenter: dict[str, Any] = field(default_factory=dict)
     segmenter_width: int = 64  # channels of prompt encoder and mask decoder
     segmenter_batch: int = 16
-    segmenter_steps: int = 2500
+    segmenter_steps: int = 5000
     face_detector: dict[str, Any] = field(default_factory=dict)
     face_size: int = 128
     face_batch: int = 24
-    face_steps: int = 2500
+    face_steps: int = 6000
     clip_filter: dict[str, Any] = field(default_factory=dict)
     filter_clips: int = 4096  # rendered once
     filter_batch: int = 32
