@@ -148,7 +148,8 @@ def test_full_disk(
 
     monkeypatch.setattr(os, "replace", full)
     assert run("generate", "A dog", "-o", tmp_path / "a.mp4", *quick) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "alchemist: [Errno 28] No space left on device"
+    expected = f"alchemist: [Errno 28] No space left on device: '{tmp_path / 'a.mp4'}'"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
     assert list(tmp_path.iterdir()) == []
 
 

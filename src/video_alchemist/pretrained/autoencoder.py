@@ -92,10 +92,13 @@ class CogVideoXAutoencoder(_Normalised):
 
 
 @contextmanager
-def collapsed_time() -> Iterator[None]:
-    """Runs CogVideoX's causal 3D convolutions as 2D ones where they see one frame: the padded past repeats it, so the
-    sum of a kernel over time does the same, with a third of the multiplications. For videos (B, 3, 1, H, W): it leaves
-    out the past that longer ones hand on."""
+def collapsed_time(num_frames: int = 1) -> Iterator[None]:
+    """Runs CogVideoX's causal 3D convolutions as 2D ones on videos of one frame: the padded past repeats it, so the
+    sum of a kernel over time does the same, with a third of the multiplications. Longer ones hand on their past, and
+    are left alone."""
+    if num_frames > 1:
+        yield
+        return
     from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXCausalConv3d
 
     original = CogVideoXCausalConv3d.forward

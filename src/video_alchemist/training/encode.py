@@ -6,8 +6,6 @@ W word_length
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -63,7 +61,7 @@ def encode_video(autoencoder: Autoencoder, video: Tensor, device: torch.device |
     """(B, F, H, W, 3) uint8 => (B, C, f, h, w) float."""
     together = max(1, MAX_PIXELS // (video.shape[2] * video.shape[3]))
     parts = (rearrange(part.to(device), "B F H W c -> B c F H W") for part in video.split(together))
-    with collapsed_time() if video.shape[1] == 1 else nullcontext():
+    with collapsed_time(video.shape[1]):
         return torch.cat([autoencoder.encode(part.float() / 127.5 - 1) for part in parts])
 
 

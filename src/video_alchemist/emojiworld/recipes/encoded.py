@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -76,7 +75,7 @@ def _frozen(model: torch.nn.Module, device: str) -> torch.nn.Module:
 def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, seed: int) -> dict[str, Tensor]:
     """Everything a training step needs to know of some clips, as CPU tensors in half precision."""
     device = encoders.device
-    with collapsed_time() if batch.video.shape[2] == 1 else nullcontext():
+    with collapsed_time(batch.video.shape[2]):
         z0 = encoders.autoencoder.encode(batch.video)
     text = encoders.text(batch.captions)
     num_clips, num_tokens = len(batch.captions), encoders.scale.max_text_length
