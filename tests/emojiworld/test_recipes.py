@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from safetensors.torch import load_file
 
 from video_alchemist import AlchemistPipeline
@@ -112,6 +113,21 @@ def test_references_stand_in_the_order_of_their_words(work):
     for words, mask in zip(batch.word_index[..., 0], batch.image_mask, strict=True):
         shown = words[mask]
         assert (shown.diff() >= 0).all()
+
+
+def test_image_encoder_starts_able_to_tell_its_pixels():
+    """From a random start its tokens were a blur after all the time that two cores have, and so was every video."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    encoder = Dinov2Model(Dinov2Config(image_size=16, patch_size=4, hidden_size=48, num_attention_heads=2))
+    pixels = torch.nn.Linear(48, 48)
+    pictures = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    image_encoder.start_well(encoder, pixels, pictures)
+    embedded = encoder.embeddings.patch_embeddings(pictures * 2 - 1)
+    shown = rearrange(pixels(embedded), "n (h w) (c p q) -> n c (h p) (w q)", h=4, c=3, p=4)
+    torch.testing.assert_close(shown, pictures * 2 - 1, atol=1e-3, rtol=0)
+    places = encoder.embeddings.position_embeddings[0, 1:]
+    assert torch.cdist(places, places).fill_diagonal_(9).min() > 1
 
 
 def test_fit_resumes_bit_for_bit(tmp_path, monkeypatch):

@@ -45,6 +45,38 @@ def world_views(seed: int, step: int, size: int, reference_size: int, device: st
     return views[0], views[1]
 
 
+@torch.no_grad()
+def start_well(encoder: Dinov2Model, pixels: nn.Linear, pictures: Tensor) -> None:
+    """The patch embedding starts as the pictures' principal components, `pixels` as the way back, places as waves.
+
+    From a random start the tokens are a blur for thousands of steps and do not tell where in the picture they are; no
+    generator can draw what they do not tell.
+    """
+    convolution = encoder.embeddings.patch_embeddings.projection
+    patch, width = convolution.kernel_size[0], convolution.out_channels
+    patches = rearrange(pictures * 2 - 1, "b c (h p) (w q) -> (b h w) (c p q)", p=patch, q=patch)
+    mean = patches.mean(dim=0)
+    components = torch.linalg.svd(patches - mean, full_matrices=False).Vh[:width]  # (n, 3 * patch ** 2)
+    # Whitened a little: fine detail has small components, and the layer norm at the end treats all channels alike.
+    spread = ((patches - mean) @ components.T).std(dim=0).clamp(min=0.02).sqrt()
+    assert convolution.bias is not None
+    convolution.weight[: len(components)] = (components / spread[:, None]).view(-1, 3, patch, patch)
+    convolution.bias[: len(components)] = -(components / spread[:, None]) @ mean
+    pixels.weight[:, : len(components)] = components.T * spread
+    pixels.bias.copy_(mean)
+    places = encoder.embeddings.position_embeddings
+    assert places is not None
+    places[:, 1:] = place_waves(pictures.shape[-1] // patch, width)
+
+
+def place_waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of every patch's row and column: (side ** 2, width)."""
+    frequencies = 1.5 * 10 ** -(torch.arange(width // 4) / (width // 4))  # from four patches a wave to forty
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [places.reshape(-1, 1) * frequencies for places in (rows, columns)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+
+
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
     """Trains from where it stands; returns the encoder's folder."""
     out = work / "image_encoder"
@@ -56,6 +88,7 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     pixels = nn.Linear(width, 3 * patch**2)
     project = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
     modules = nn.ModuleList([encoder, pixels, project]).to(device)
+    start_well(encoder, pixels, world_views(5, 0, scale.size[0], scale.reference_size, device)[0])
 
     def loss(step: int) -> Tensor:
         views = torch.cat(world_views(7, step, scale.size[0], scale.reference_size, device)) * 2 - 1

@@ -53,7 +53,13 @@ SMALL = Scale(
     name="small",
     autoencoder={"block_out_channels": (16, 32, 64, 64), "layers_per_block": 1, "norm_num_groups": 8},
     text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
-    image_encoder={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "patch_size": 16},
+    image_encoder={
+        "hidden_size": 192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "patch_size": 16,
+        "layerscale_value": 0.1,  # blocks begin as small corrections of what the patches tell
+    },
     transformer={"hidden_size": 192, "depth": 8, "num_heads": 6},
 )
 
@@ -63,7 +69,13 @@ BASE = Scale(
     name="base",
     autoencoder={"block_out_channels": (32, 64, 64, 96), "layers_per_block": 1, "norm_num_groups": 8},
     text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
-    image_encoder={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "patch_size": 8},
+    image_encoder={
+        "hidden_size": 192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "patch_size": 8,
+        "layerscale_value": 0.1,
+    },
     transformer={"hidden_size": 224, "depth": 8, "num_heads": 7, "patch_size": (1, 1, 1)},
     autoencoder_batch=(64, 16),
     crop=64,
