@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from video_alchemist import AlchemistPipeline
 from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.files import example, numbered_scene
-from video_alchemist.emojiworld.recipes import autoencoder, bundle, image_encoder, judges, text_encoder, transformer
+from video_alchemist.emojiworld.recipes import (
+    ablation,
+    autoencoder,
+    bundle,
+    image_encoder,
+    judges,
+    studies,
+    text_encoder,
+    transformer,
+)
 from video_alchemist.emojiworld.recipes.command import held_out_conditions, parse_time
 from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
@@ -94,6 +103,34 @@ def test_recipes_make_a_bundle_that_generates(work, tmp_path):
     video = pipeline(clip.caption, clip.references[:1], seed=0).frames[0]
     assert video.shape == (9, 32, 32, 3) and video.dtype == np.uint8
     assert pipeline.transformer.config.personalization
+
+
+def test_ablation_trains_the_same_backbone_with_and_without_words(work, tmp_path, monkeypatch):
+    """Variants that differ in anything but the word tokens would say nothing of them."""
+    folder = bundle.write(TINY, work, tmp_path / "bundle")
+    monkeypatch.setitem(ablation.SHIPPED, "emojiworld", folder)
+    monkeypatch.setattr(ablation.Judges, "load", lambda *_: None)
+    monkeypatch.setattr(studies, "binding", lambda *_: studies.Study("binding", [], dict, 0.5))
+    begun, shown = [], []
+    begin = ablation.without_personalization
+    monkeypatch.setattr(ablation, "without_personalization", lambda *given: begun.append(begin(*given)) or begun[-1])
+
+    def score(pipeline, study, scale, num_steps, sheets):
+        shown.append(pipeline.transformer.config)
+        return {"generated": {"accuracy": {"mean": 0.5 + 0.1 * len(shown)}}}
+
+    monkeypatch.setattr(ablation.scores, "score", score)
+    result = ablation.run(TINY, work, "cpu", None, 4)
+    assert [config["word_binding"] for config in shown] == [True, False]
+    assert all(config["personalization"] for config in shown)
+    assert [row["mean"] for row in result.values()] == [0.6, 0.7]
+
+    shipped = AlchemistPipeline.from_pretrained(folder, torch_dtype=torch.float32).transformer
+    first, second = begin(shipped, True), begin(shipped, False)
+    z, t = torch.randn(2, 16, 3, 4, 4), torch.tensor([0.3, 0.9])
+    text = torch.randn(2, 5, 16)
+    torch.testing.assert_close(first(z, t, text), shipped(z, t, text))
+    torch.testing.assert_close(second(z, t, text), shipped(z, t, text))
 
 
 def test_encoded_world_is_a_function_of_the_step(work):

@@ -198,4 +198,3 @@ def step_memory(counts: Counts, shard: int, activation: float) -> StepMemory:
         frozen=2 * counts.frozen,
         activations=activation,
     )
-

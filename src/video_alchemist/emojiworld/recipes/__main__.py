@@ -32,7 +32,13 @@ def main() -> None:
         "--time-limit", type=parse_time, default=None, help="stop each recipe after this time, to go on later"
     )
     parser.add_argument(
-        "--num-samples", type=int, default=200, help="evaluate: prompts a score; curation_scores: clips of each kind"
+        "--num-samples",
+        type=int,
+        default=200,
+        help="evaluate, ablation: prompts a score; curation_scores: clips of each kind",
+    )
+    parser.add_argument(
+        "--num-steps", type=int, default=None, help="evaluate, ablation: steps of sampling (default: the model's)"
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -42,10 +48,18 @@ def main() -> None:
     marker.write_text(args.scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in RECIPES if args.recipe == "all" else (args.recipe,):
-        run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples)
+        run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples, args.num_steps)
 
 
-def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | None, num_samples: int) -> None:
+def run(
+    name: str,
+    scale: Scale,
+    work: Path,
+    device: str,
+    time_limit: float | None,
+    num_samples: int,
+    num_steps: int | None = None,
+) -> None:
     from video_alchemist.emojiworld.recipes import (
         ablation,
         autoencoder,
@@ -103,9 +117,9 @@ def run(name: str, scale: Scale, work: Path, device: str, time_limit: float | No
             bundle.write_curation(work / "curation")
             bundle.write_evaluators(work / "benchmark")
         case "evaluate":
-            scores.evaluate(bundle.assemble(scale, work).to(device), scale, work, num_samples)
+            scores.evaluate(bundle.assemble(scale, work).to(device), scale, work, num_samples, num_steps)
         case "ablation":
-            ablation.run(scale, work, device, time_limit, num_samples)
+            ablation.run(scale, work, device, time_limit, num_samples, num_steps)
 
 
 if __name__ == "__main__":

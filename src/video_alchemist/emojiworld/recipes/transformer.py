@@ -42,7 +42,7 @@ def train_config(scale: Scale) -> TrainConfig:
     )
 
 
-def build(scale: Scale, **ablation: bool) -> AlchemistTransformer:
+def build(scale: Scale) -> AlchemistTransformer:
     torch.manual_seed(0)
     return AlchemistTransformer(
         in_channels=scale.latent_channels,
@@ -51,7 +51,6 @@ def build(scale: Scale, **ablation: bool) -> AlchemistTransformer:
         word_length=WORD_LENGTH,
         personalization=False,
         **scale.transformer,
-        **ablation,
     )
 
 
@@ -66,11 +65,11 @@ def train(
     config: TrainConfig | None = None,
     max_steps: int | None = None,
     on_sample: OnSample | None = None,
-    **ablation: bool,
+    initial: AlchemistTransformer | None = None,
 ) -> Trained:
     """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
 
-    networks: folder of the frozen networks, where they are not in `work`.
+    networks: folder of the frozen networks, where they are not in `work`. initial: weights to begin with, of stage I.
     """
 
     def encoded(clips: bool) -> Path:
@@ -85,7 +84,7 @@ def train(
 
     run = run or work / "transformer.run"
     trained = run_training(
-        build(scale, **ablation),
+        build(scale) if initial is None else initial,
         source,
         config or train_config(scale),
         run,
