@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 Shapes = Mapping[str, tuple[int, ...]]
 Weights = dict[str, torch.Tensor]
@@ -17,6 +20,20 @@ Weights = dict[str, torch.Tensor]
 @pytest.fixture
 def weights_of() -> Callable[[Shapes], Weights]:
     return random_weights
+
+
+@pytest.fixture
+def without_a_weight(tmp_path: Path) -> Callable[[str], str]:
+    """A copy of a network's folder that lacks one of its weights, as where another kind of network was saved."""
+
+    def copied(folder: str) -> str:
+        broken = shutil.copytree(folder, tmp_path / "broken")
+        weights = load_file(broken / "model.safetensors")
+        weights.pop(max(weights))
+        save_file(weights, broken / "model.safetensors", {"format": "pt"})
+        return str(broken)
+
+    return copied
 
 
 @pytest.fixture

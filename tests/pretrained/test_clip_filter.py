@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,10 @@ def test_errors_name_what_is_wrong() -> None:
         VideoMAEClipFilter(tiny_model(num_frames=8))
     with pytest.raises(ValueError, match=r"clips are \(3, 16, 16, 16, 1\) of uint8; expected \(B, 16, 16, 16, 3\)"):
         VideoMAEClipFilter(tiny_model())(CLIPS[..., :1])
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path, without_a_weight: Callable[[str], str]) -> None:
+    """Guards against random numbers in place of weights, of which transformers only warns: days of curation lost."""
+    tiny_model().save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="holds no VideoMAEForVideoClassification: it lacks 1 of its weights"):
+        VideoMAEClipFilter.from_pretrained(without_a_weight(str(tmp_path / "whole")))

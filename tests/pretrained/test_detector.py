@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,9 @@ def test_errors_name_what_is_wrong(folder: str, tmp_path: Path) -> None:
     detector = GroundingDinoDetector.from_pretrained(folder)
     with pytest.raises(ValueError, match="2 frames and 1 lists of words; expected one list a frame"):
         detector([WIDE, WIDE], [["man"]])
+
+
+def test_a_folder_that_lacks_weights_is_refused(folder: str, without_a_weight: Callable[[str], str]) -> None:
+    """Guards against random numbers in place of weights, of which transformers only warns: days of curation lost."""
+    with pytest.raises(ValueError, match="holds no GroundingDinoForObjectDetection: it lacks 1 of its weights"):
+        GroundingDinoDetector.from_pretrained(without_a_weight(folder))

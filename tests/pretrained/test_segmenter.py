@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,9 @@ def test_frames_are_encoded_once_and_only_where_asked() -> None:
 def test_errors_name_what_is_wrong(folder: str) -> None:
     with pytest.raises(ValueError, match="3 frames and 2 arrays of boxes; expected one array a frame"):
         SamSegmenter.from_pretrained(folder)(FRAMES, BOXES[:2])
+
+
+def test_a_folder_that_lacks_weights_is_refused(folder: str, without_a_weight: Callable[[str], str]) -> None:
+    """Guards against random numbers in place of weights, of which transformers only warns: days of curation lost."""
+    with pytest.raises(ValueError, match="holds no SamModel: it lacks 1 of its weights"):
+        SamSegmenter.from_pretrained(without_a_weight(folder))

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from video_alchemist.pretrained.weights import load_whole
+
 UNDESIRABLE = ("still_foreground", "slight_motion", "screen_in_screen", "screen_recording")
 NUM_FRAMES = 16
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,7 +65,7 @@ class VideoMAEClipFilter:
         from transformers import VideoMAEForVideoClassification
         from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-        model = VideoMAEForVideoClassification.from_pretrained(name, dtype=dtype, **options)
+        model = load_whole(VideoMAEForVideoClassification, name, dtype=dtype, **options)
         try:
             settings, _ = VideoMAEImageProcessorPil.get_image_processor_dict(name, **options)
         except OSError:  # the model came without

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from video_alchemist.pretrained.weights import load_whole
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 SAME_OBJECT = 0.5  # IoU from which two boxes of a word show the same thing
 
@@ -84,7 +86,7 @@ class GroundingDinoDetector:
         """name: a folder or a hub id ("IDEA-Research/grounding-dino-tiny"). options: `revision` and the like."""
         from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-        model = GroundingDinoForObjectDetection.from_pretrained(name, dtype=dtype, **options)
+        model = load_whole(GroundingDinoForObjectDetection, name, dtype=dtype, **options)
         return cls(model, GroundingDinoProcessor.from_pretrained(name, **options), device)
 
     @torch.inference_mode()

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from video_alchemist.pretrained.weights import load_whole
+
 Masks = tuple[np.ndarray, np.ndarray]  # (n, H, W) bool; (n,) float32, how good each is
 
 
@@ -38,7 +40,7 @@ class SamSegmenter:
         """name: a folder or a hub id ("facebook/sam-vit-base"). options: `revision` and the like."""
         from transformers import SamModel, SamProcessor
 
-        model = SamModel.from_pretrained(name, dtype=dtype, **options)
+        model = load_whole(SamModel, name, dtype=dtype, **options)
         return cls(model, SamProcessor.from_pretrained(name, **options), device)
 
     def __call__(self, frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[Masks]:
