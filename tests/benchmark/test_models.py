@@ -25,7 +25,9 @@ def folder(tmp_path: Path) -> Path:
 def test_folder_models(folder: Path) -> None:
     """Guards against a role that is loaded before it is asked for, or again each time."""
     names = folder_models(folder)
-    assert names == ModelNames(face_embedder=str(folder / "face_embedder"), face_detector=str(folder / "face_detector"))
+    assert names == ModelNames(
+        face_embedder=str(folder / "face_embedder"), face_detector=str(folder / "face_detector")
+    )
     models = EvaluationModels(names).load(["face_embedder"])
     assert set(ROLES) & vars(models).keys() == {"face_embedder"}
     assert isinstance(models.face_embedder, ArcFaceEmbedder)

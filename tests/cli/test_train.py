@@ -81,7 +81,9 @@ def test_other_ranks_load_no_transformer(shards: Path, pipeline_folder: Path) ->
         other = ShardRun.prepare(preset, str(shards), model, with_weights=False).transformer()
         assert {parameter.device.type for parameter in first.parameters()} == {"cpu"}
         assert {parameter.device.type for parameter in other.parameters()} == {"meta"}
-        shapes, expected = ({name: (p.shape, p.dtype) for name, p in one.named_parameters()} for one in (other, first))
+        shapes, expected = (
+            {name: (p.shape, p.dtype) for name, p in one.named_parameters()} for one in (other, first)
+        )
         assert shapes == expected and description(other) == description(first)
 
 
@@ -185,7 +187,9 @@ def test_rendered_world_under_torchrun(tmp_path: Path) -> None:
     """Guards against ranks that render, encode, sample or export what one has to, or wait for what never comes."""
     script = tmp_path / "few.py"
     script.write_text(
-        "from test_train import command, few_scenes, main\ncommand.WORLDS['emojiworld'] = few_scenes()\nmain()\n"
+        "from test_train import command, few_scenes, main\n"
+        "command.WORLDS['emojiworld'] = few_scenes()\n"
+        "main()\n"
     )
     words = ["train", "emojiworld", "-o", str(tmp_path / "run"), "--export", str(tmp_path / "model")]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]

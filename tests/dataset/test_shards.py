@@ -199,7 +199,7 @@ def test_no_source_is_on_both_sides_of_a_split(tmp_path):
 
 def test_captions_with_emoji_and_quotes(tmp_path):
     """Guards against text that breaks JSON or the index."""
-    caption = 'A 🦊 says "hi", it\'s\n<script>'
+    caption = "A 🦊 says \"hi\", it's\n<script>"
     write(tmp_path, [record("a", caption)])
     dataset = ShardDataset(tmp_path)
     assert dataset.record(0)["caption"] == caption == dataset.index["caption"][0].as_py()
@@ -299,6 +299,7 @@ def test_columns_that_come_later(tmp_path):
     write_manifest(tmp_path, {0: 2, 1: 1})
     with pytest.raises(ValueError, match="comes from different networks"):
         ShardDataset(tmp_path).made_by("latents")
+
 
 
 def test_look_alikes_are_grouped_across_shards(tmp_path):

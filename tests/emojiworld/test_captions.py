@@ -45,7 +45,7 @@ def test_broader_words_and_backgrounds_have_their_shares(captioned):
 
 
 def test_articles(captioned):
-    """ "A owl" is a caption no person would write."""
+    """"A owl" is a caption no person would write."""
     assert [article(word) for word in ("owl", "fox", "unicorn", "orange fox")] == ["an", "a", "a", "an"]
     for _, text, _, _ in captioned:
         assert not re.search(r"\b[Aa] (?=[aio])", text)

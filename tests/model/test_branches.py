@@ -42,7 +42,9 @@ def condition(transformer: AlchemistTransformer) -> dict[str, Tensor]:
     torch.manual_seed(1)
     mask = torch.tensor([[True, True, True], [True, True, False]])
     references, reference_mask = transformer.bind(torch.randn(2, 3, 5, 10), torch.randn(2, 3, 12), mask)
-    return dict(text_tokens=torch.randn(2, 3, 6), text_mask=mask, references=references, reference_mask=reference_mask)
+    return dict(
+        text_tokens=torch.randn(2, 3, 6), text_mask=mask, references=references, reference_mask=reference_mask
+    )
 
 
 def latents() -> tuple[Tensor, Tensor]:

@@ -43,7 +43,9 @@ def tiny_model(max_text_len: int = 32) -> GroundingDinoForObjectDetection:
     )
     layer = {"encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_layers": 2, "decoder_ffn_dim": 32}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    text = BertConfig(vocab_size=1030, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    text = BertConfig(
+        vocab_size=1030, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
     config = GroundingDinoConfig(
         backbone_config=swin, text_config=text, d_model=32, num_queries=12, max_text_len=max_text_len, **layer, **heads
     )

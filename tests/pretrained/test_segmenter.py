@@ -73,7 +73,9 @@ def test_parity_with_one_frame_at_a_time(folder: str) -> None:
             continue
         inputs = processor(frame, input_boxes=[boxes.tolist()], return_tensors="pt")
         inputs["input_boxes"] = inputs["input_boxes"].float()
-        output = model(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"], multimask_output=False)
+        output = model(
+            pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"], multimask_output=False
+        )
         expected = processor.post_process_masks(
             output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )[0][:, 0].numpy()

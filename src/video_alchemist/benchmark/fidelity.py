@@ -102,7 +102,7 @@ def _assigned(
     references: dict[str, np.ndarray],
 ) -> list[Row]:
     """found: per frame, embeddings (d,). references: by word (n, d). => a row for the video and one for each word."""
-    values = np.zeros((len(found), len(references)))  # (F, M), 0 = missing
+    values = np.zeros((len(found), len(references)))                                       # (F, M), 0 = missing
     for i, embeddings in enumerate(found):
         if embeddings:
             alike = np.stack([cosines(np.array(embeddings), own).mean(axis=1) for own in references.values()], axis=1)

@@ -31,7 +31,7 @@ def flicker(analysis: Analysis) -> list[Row]:
     if len(frames) < 3:
         return [analysis.row("flicker", None, note="fewer than 3 frames")]
     cells = np.stack([cv2.resize(_light(frame), (CELLS, CELLS), interpolation=cv2.INTER_AREA) for frame in frames])
-    jumps = np.abs(cells[:-2] - 2 * cells[1:-1] + cells[2:]) / 2  # (F - 2, cells, cells)
+    jumps = np.abs(cells[:-2] - 2 * cells[1:-1] + cells[2:]) / 2                           # (F - 2, cells, cells)
     return [analysis.row("flicker", np.median(jumps, axis=(1, 2)).mean(), frames=len(frames))]
 
 

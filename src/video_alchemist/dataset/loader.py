@@ -263,7 +263,9 @@ class ClipSource:
             return torch.ones(4, self.picture_size, self.picture_size)
 
 
-def clip_video(dataset: ShardDataset, position: int, size: tuple[int, int], num_frames: int, fps: float) -> np.ndarray:
+def clip_video(
+    dataset: ShardDataset, position: int, size: tuple[int, int], num_frames: int, fps: float
+) -> np.ndarray:
     """The first frames of a clip at a rate, (F, H, W, 3) uint8; of one that is to be a single frame, any."""
     row = {name: dataset.index[name][position].as_py() for name in ("num_frames", "fps")}
     moments = clip_moments(dataset.ids[position], num_frames, fps, row["num_frames"] / row["fps"])

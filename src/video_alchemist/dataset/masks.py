@@ -47,7 +47,9 @@ def views(reference: Mapping[str, Any]) -> tuple[View, ...]:
     return ("whole",) if reference.get("face") is None else ("whole", "face")
 
 
-def cut_reference(record: Mapping[str, Any], reference: Mapping[str, Any], view: View, frame: np.ndarray) -> Reference:
+def cut_reference(
+    record: Mapping[str, Any], reference: Mapping[str, Any], view: View, frame: np.ndarray
+) -> Reference:
     """A reference of a record with its picture, cut out of its frame (H, W, 3) uint8."""
     entity = record["entities"][reference["entity"]]
     whole = view == "whole"

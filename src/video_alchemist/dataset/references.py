@@ -22,7 +22,6 @@ from video_alchemist.records import View
 
 Candidate = tuple[dict[str, Any], View] | None  # a reference of the record and what of it; None = the background
 
-
 @dataclass(frozen=True)
 class Selected:
     """A picture that conditions a clip."""

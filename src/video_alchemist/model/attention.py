@@ -59,12 +59,12 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        qkv = self.qkv(x)  # (B, T, 3 * D)
+        qkv = self.qkv(x)                                                                  # (B, T, 3 * D)
         q, k, v = rearrange(qkv, "B T (three K d) -> three B T K d", three=3, K=self.num_heads).unbind(0)
-        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin).to(v.dtype)  # (B, K, T, d)
-        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin).to(v.dtype)  # (B, K, T, d)
-        x = F.scaled_dot_product_attention(q, k, v.transpose(1, 2))  # (B, K, T, d)
-        return self.dropout(self.out(rearrange(x, "B K T d -> B T (K d)")))  # (B, T, D)
+        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin).to(v.dtype)                   # (B, K, T, d)
+        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin).to(v.dtype)                   # (B, K, T, d)
+        x = F.scaled_dot_product_attention(q, k, v.transpose(1, 2))                        # (B, K, T, d)
+        return self.dropout(self.out(rearrange(x, "B K T d -> B T (K d)")))                # (B, T, D)
 
 
 class KeyValueProjection(nn.Module):
@@ -79,7 +79,7 @@ class KeyValueProjection(nn.Module):
         self.k_norm = _qk_norm(hidden_size, num_heads, qk_norm)
 
     def forward(self, context: Context) -> KeyValue:
-        kv = self.kv(context.tokens)  # (B, S, 2 * D)
+        kv = self.kv(context.tokens)                                                       # (B, S, 2 * D)
         k, v = rearrange(kv, "B S (two K d) -> two B S K d", two=2, K=self.num_heads).unbind(0)
         return KeyValue(self.k_norm(k).to(v.dtype).transpose(1, 2), v.transpose(1, 2), context.mask)
 
@@ -106,10 +106,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, contexts: list[KeyValue]) -> Tensor:
         q = rearrange(self.q(x), "B T (K d) -> B T K d", K=self.num_heads)
-        q = self.q_norm(q).transpose(1, 2)  # (B, K, T, d)
+        q = self.q_norm(q).transpose(1, 2)                                                 # (B, K, T, d)
         attended = [_attend(q, context) for context in contexts]
-        x = sum(attended[1:], start=attended[0])  # (B, K, T, d)
-        return self.dropout(self.out(rearrange(x, "B K T d -> B T (K d)")))  # (B, T, D)
+        x = sum(attended[1:], start=attended[0])                                           # (B, K, T, d)
+        return self.dropout(self.out(rearrange(x, "B K T d -> B T (K d)")))                # (B, T, D)
 
 
 def _attend(q: Tensor, context: KeyValue) -> Tensor:

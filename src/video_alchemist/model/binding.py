@@ -48,22 +48,22 @@ class Binding(nn.Module):
         num_images, num_tokens = image_tokens.shape[1:3]
         if num_images > self.max_images:
             raise ValueError(f"{num_images} reference images; expected at most {self.max_images}")
-        x = image_tokens  # (B, N, L, d)
+        x = image_tokens                                                                   # (B, N, L, d)
         if self.word_binding:
             if word_tokens is None or word_tokens.shape[-1] != self.word_dim:
                 given = "missing" if word_tokens is None else f"{word_tokens.shape[-1]} channels wide"
                 raise ValueError(f"word tokens are {given}; expected word_length * text_dim = {self.word_dim} channels")
-            words = repeat(word_tokens, "B N c -> B N L c", L=num_tokens)  # (B, N, L, W * D_text)
-            x = torch.cat([x, words], dim=-1)  # (B, N, L, d + W * D_text)
-        index = self.image_index_embedding(torch.arange(num_images, device=x.device))  # (N, d)
-        return image_tokens + self.projection(x) + index[:, None]  # (B, N, L, d)
+            words = repeat(word_tokens, "B N c -> B N L c", L=num_tokens)                  # (B, N, L, W * D_text)
+            x = torch.cat([x, words], dim=-1)                                              # (B, N, L, d + W * D_text)
+        index = self.image_index_embedding(torch.arange(num_images, device=x.device))      # (N, d)
+        return image_tokens + self.projection(x) + index[:, None]                          # (B, N, L, d)
 
 
 def gather_word_tokens(text_tokens: Tensor, word_index: Tensor) -> Tensor:
     """Word tokens c_n, flattened (§3.2): (B, S, D_text), (B, N, W) -> (B, N, W * D_text), zeros where -1."""
     batch, num_images, _ = word_index.shape
     index = rearrange(word_index.clamp(min=0), "B N W -> B (N W) 1")
-    words = text_tokens.gather(1, index.expand(-1, -1, text_tokens.shape[-1]))  # (B, N * W, D_text)
+    words = text_tokens.gather(1, index.expand(-1, -1, text_tokens.shape[-1]))             # (B, N * W, D_text)
     words = words.masked_fill(word_index.view(batch, -1, 1) < 0, 0)
     return rearrange(words, "B (N W) c -> B N (W c)", N=num_images)
 

@@ -95,16 +95,16 @@ class AlchemistBlock(nn.Module):
         cached: what each of G branches sees, instead of text and references. x may still be common to all of them,
         as in the first block. tabulated: time is what adaLN_modulation makes of it already.
         """
-        modulation = time if tabulated else self.adaLN_modulation(time)  # (B, 6 * D)
+        modulation = time if tabulated else self.adaLN_modulation(time)                    # (B, 6 * D)
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = modulation[:, None].chunk(6, dim=-1)
         branches = (self.key_values(text, references),) if cached is None else cached
 
-        y = modulate(norm(x), shift_attn, scale_attn)  # (1 or G, B, T, D)
+        y = modulate(norm(x), shift_attn, scale_attn)                                      # (1 or G, B, T, D)
         y = self.self_attn(y.flatten(0, 1), *rotation).view_as(x)
         x = (x + gate_attn * y).to(x.dtype)
-        x = x.expand(len(branches), -1, -1, -1)  # (G, B, T, D)
+        x = x.expand(len(branches), -1, -1, -1)                                            # (G, B, T, D)
         seen = [self._cross_attend(one, *shown) for one, shown in zip(x, branches, strict=True)]
-        x = torch.stack(seen) if len(seen) > 1 else seen[0][None]  # (G, B, T, D)
+        x = torch.stack(seen) if len(seen) > 1 else seen[0][None]                          # (G, B, T, D)
         return (x + gate_ffn * self.ffn(modulate(norm(x), shift_ffn, scale_ffn))).to(x.dtype)
 
     def _cross_attend(self, x: Tensor, text: KeyValue | None, references: KeyValue | None) -> Tensor:
@@ -127,8 +127,8 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, tabulated: bool = False) -> Tensor:
         """x (G, B, T, D), time (B, D) -> (G, B, T, patch channels). tabulated: as in a block."""
-        modulation = time if tabulated else self.adaLN_modulation(time)  # (B, 2 * D)
-        shift, scale = modulation[:, None].chunk(2, dim=-1)  # 2 x (B, 1, D)
+        modulation = time if tabulated else self.adaLN_modulation(time)                    # (B, 2 * D)
+        shift, scale = modulation[:, None].chunk(2, dim=-1)                                # 2 x (B, 1, D)
         return self.linear(modulate(norm(x), shift, scale))
 
 

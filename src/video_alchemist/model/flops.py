@@ -43,7 +43,9 @@ def step_flops(
     return step + sum(parts.values()) * options(config)["self_conditioning"]
 
 
-def flops_by_part(config: Mapping[str, Any], tokens: int, text_tokens: int, reference_tokens: int) -> dict[str, float]:
+def flops_by_part(
+    config: Mapping[str, Any], tokens: int, text_tokens: int, reference_tokens: int
+) -> dict[str, float]:
     """FLOPs of one forward of one sample by part; "attention" is what grows with tokens times tokens."""
     config = options(config)
     width, depth, image_dim = config["hidden_size"], config["depth"], config["image_dim"]

@@ -36,10 +36,10 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         half = torch.arange(self.num_frequencies, dtype=torch.float32, device=t.device) / self.num_frequencies
-        angle = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * half)  # (B, num_frequencies)
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)  # (B, channels)
+        angle = 1000 * t.float()[:, None] * torch.exp(-math.log(10_000) * half)            # (B, num_frequencies)
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)                              # (B, channels)
         weights = cast(nn.Linear, self.mlp[0]).weight  # may be kept in float32 in a half-precision transformer
-        return self.mlp(waves.to(weights.dtype)).to(dtype)  # (B, D)
+        return self.mlp(waves.to(weights.dtype)).to(dtype)                                 # (B, D)
 
 
 class ModulationTable(nn.Module):
@@ -50,8 +50,8 @@ class ModulationTable(nn.Module):
         self.table = nn.Parameter(torch.zeros(parts, hidden_size))
 
     def forward(self, time: Tensor) -> Tensor:
-        time = time.unflatten(-1, (-1, self.table.shape[1]))  # (B, parts or 1, D)
-        return (self.table + time.float()).flatten(1)  # (B, parts * D)
+        time = time.unflatten(-1, (-1, self.table.shape[1]))                               # (B, parts or 1, D)
+        return (self.table + time.float()).flatten(1)                                      # (B, parts * D)
 
 
 def adaptive(hidden_size: int, parts: int, modulation: str) -> nn.Module:

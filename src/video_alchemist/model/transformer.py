@@ -172,7 +172,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
             raise ValueError(_NO_PERSONALIZATION)
         num_tokens = image_tokens.shape[2]
         with onloaded(self):
-            references = self.binding(image_tokens, word_tokens)  # (B, N, L, d)
+            references = self.binding(image_tokens, word_tokens)                           # (B, N, L, d)
         if image_mask is None:
             image_mask = torch.ones(references.shape[:2], dtype=torch.bool, device=references.device)
         return rearrange(references, "B N L d -> B (N L) d"), repeat(image_mask, "B N -> B (N L)", L=num_tokens)
@@ -230,15 +230,17 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         with onloaded(self):
             *embedded, final = self._embed_time(times, self.dtype)
             final = self.final_layer.adaLN_modulation(final)
-        blocks = [block.adaLN_modulation(time) for block, time in zip(self._onloaded_blocks(), embedded, strict=True)]
+        blocks = [
+            block.adaLN_modulation(time) for block, time in zip(self._onloaded_blocks(), embedded, strict=True)
+        ]
         return torch.cat([*blocks, final], dim=-1)
 
     def _embed_time(self, t: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """What the modulations of every block, and of the final layer, are made of."""
-        t_emb = self.time_embedding(t, dtype)  # (B, D)
+        t_emb = self.time_embedding(t, dtype)                                              # (B, D)
         if self.time_projection is None:
             return [F.silu(t_emb)] * (len(self.blocks) + 1)
-        return [self.time_projection(F.silu(t_emb))] * len(self.blocks) + [t_emb]  # (B, 6 * D), last (B, D)
+        return [self.time_projection(F.silu(t_emb))] * len(self.blocks) + [t_emb]          # (B, 6 * D), last (B, D)
 
     def _onloaded_blocks(self) -> Iterator[AlchemistBlock]:
         for block in self.blocks:
@@ -268,23 +270,23 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         text = bound = None
         if cache is None:
             text, bound = self._contexts(text_tokens, text_mask, references, reference_mask, z.device)
-        x, grid = self._patchify(z, z0_estimate)  # (B, T, patch channels)
+        x, grid = self._patchify(z, z0_estimate)                                           # (B, T, patch channels)
         # What the branches of guidance have in common is computed once: all that comes before the first condition.
-        x = self.patch_embedding(x)[None]  # (1, B, T, D)
+        x = self.patch_embedding(x)[None]                                                  # (1, B, T, D)
         if cache is not None and self.is_cache_enabled:  # diffusers' caches add a later block's output to this
-            x = x.expand(len(cache.branches), -1, -1, -1)  # (G, B, T, D)
+            x = x.expand(len(cache.branches), -1, -1, -1)                                  # (G, B, T, D)
         tabulated = modulation is not None
         *times, final_time = self._embed_time(t, z.dtype) if modulation is None else self._split(modulation)
         head_dim = self.config["hidden_size"] // self.config["num_heads"]
-        rotation = rope(grid, head_dim, self.config["rope_theta"], z.device)  # 2 x (T, head_dim / 2)
+        rotation = rope(grid, head_dim, self.config["rope_theta"], z.device)               # 2 x (T, head_dim / 2)
         for i, block in enumerate(self.blocks):
             seen = None if cache is None else cache.seen_by(i)
             inputs = (x, times[i], rotation, text, bound, seen, tabulated)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]
             else:
-                x = block(*inputs)  # (G, B, T, D)
-        x = self.final_layer(x, final_time, tabulated)  # (G, B, T, patch channels)
+                x = block(*inputs)                                                         # (G, B, T, D)
+        x = self.final_layer(x, final_time, tabulated)                                     # (G, B, T, patch channels)
         f, h, w = grid
         pf, ph, pw = self.patch_size
         return rearrange(

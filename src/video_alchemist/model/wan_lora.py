@@ -65,9 +65,9 @@ def convert_wan_lora(
             rank = int(bias is not None) if down is None else len(down)
             order = relayout(f"{layer}.bias", torch.arange(rows), transformer)
             factor = scale(layer, rank) if rank else 1.0
-            downs.append(like.new_zeros(rank, size) if down is None else down.flatten(1))  # (r, I)
+            downs.append(like.new_zeros(rank, size) if down is None else down.flatten(1))          # (r, I)
             ups.append(like.new_zeros(rows, rank) if up is None else factor * up.flatten(1)[order])  # (O, r)
-            biases.append(like.new_zeros(rows) if bias is None else factor * bias[order])  # (O,)
+            biases.append(like.new_zeros(rows) if bias is None else factor * bias[order])          # (O,)
         tensors = torch.cat(downs), torch.block_diag(*ups), torch.cat(biases)
         kept = PARTS if has_bias else PARTS[:2]
         converted |= {f"{PREFIX}{ours}.{part}": one for part, one in zip(kept, tensors, strict=False)}

@@ -165,9 +165,9 @@ class GroundingDinoDetector:
             token_type_ids=text["token_type_ids"].to(self.device),
             attention_mask=text["attention_mask"].to(self.device),
         )
-        probabilities = output.logits.float().sigmoid()  # (B, Q, S)
+        probabilities = output.logits.float().sigmoid()                                # (B, Q, S)
         scores = [span_scores(row, prompt.tokens) for row, prompt in zip(probabilities, prompts, strict=True)]
-        centre, size = output.pred_boxes.float().split(2, dim=-1)  # (B, Q, 2) in [0, 1]
+        centre, size = output.pred_boxes.float().split(2, dim=-1)                      # (B, Q, 2) in [0, 1]
         corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
         corners = corners.clamp(0, 1) if clamped else corners
         return scores, (corners * corners.new_tensor([width, height, width, height])).cpu().numpy()

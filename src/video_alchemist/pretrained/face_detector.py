@@ -236,7 +236,7 @@ class HeatmapFaceDetector(ModelMixin, ConfigMixin):  # type: ignore[misc]
         clip, face = seen.nonzero(as_tuple=True)
         num_faces = max(1, len(clip))
         heat = -torch.where(on_centre, missed, invented).sum() / num_faces
-        middles = (boxes[clip, face, :2] + boxes[clip, face, 2:]) / 2 / self.STRIDE  # (faces, 2)
+        middles = (boxes[clip, face, :2] + boxes[clip, face, 2:]) / 2 / self.STRIDE        # (faces, 2)
         sides = (boxes[clip, face, 2:] - boxes[clip, face, :2]).clamp(min=1) / self.STRIDE
         cells = _cells_of(middles, centre.shape[-2:])
         column, row = cells.unbind(-1)
@@ -288,7 +288,7 @@ def centre_truth(boxes: Tensor, shape: Sequence[int], stride: int) -> Tensor:
     about half the face, so that a near miss costs little."""
     seen = torch.isfinite(boxes).all(dim=-1)
     known = torch.where(seen[..., None], boxes, 0.0) / stride
-    cells = _cells_of((known[..., :2] + known[..., 2:]) / 2, shape)  # (B, A, 2)
+    cells = _cells_of((known[..., :2] + known[..., 2:]) / 2, shape)                        # (B, A, 2)
     spread = (0.54 * (known[..., 2:] - known[..., :2]) + 1) / 6
     rulers = (torch.arange(length, device=boxes.device) for length in (shape[1], shape[0]))
     across, down = (  # (B, A, w), (B, A, h)

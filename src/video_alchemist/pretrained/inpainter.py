@@ -122,3 +122,4 @@ def check(frame: np.ndarray, mask: np.ndarray) -> None:
         raise ValueError(f"the frame is {frame.shape} of {frame.dtype}; expected (H, W, 3) of uint8")
     if mask.shape != frame.shape[:2] or mask.dtype != bool:
         raise ValueError(f"the mask is {mask.shape} of {mask.dtype}; expected {frame.shape[:2]} of bool")
+

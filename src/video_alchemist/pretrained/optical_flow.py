@@ -110,12 +110,12 @@ class Raft(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"frames of {tuple(first.shape[-2:])}; expected sides that {self.stride} divides")
         seen_first, seen_second = self.feature_encoder(torch.cat([first, second])).chunk(2)  # (B, C, h, w) each
         pyramid = correlations(seen_first, seen_second, config["levels"])
-        state = self.context_encoder(first)  # (B, C, h, w)
+        state = self.context_encoder(first)                                               # (B, C, h, w)
         hidden, context = state.split([config["hidden"], config["context"]], dim=1)
         hidden, context = hidden.tanh(), context.relu()
         rows, columns = (torch.arange(side, device=first.device, dtype=first.dtype) for side in state.shape[-2:])
-        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))  # (2, h, w): x, y
-        flow = torch.zeros_like(state[:, :2])  # (B, 2, h, w), in cells
+        places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"))                # (2, h, w): x, y
+        flow = torch.zeros_like(state[:, :2])                                             # (B, 2, h, w), in cells
         flows = []
         for i in range(num_iterations):
             flow = flow.detach()  # an iteration learns to correct, not to have begun elsewhere

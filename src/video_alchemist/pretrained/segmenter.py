@@ -73,10 +73,10 @@ class SamSegmenter:
         )
         answers = []
         for i, row in enumerate(boxes):
-            logits = output.pred_masks[i, : len(row)].float()  # (n, 1, M, M)
+            logits = output.pred_masks[i, : len(row)].float()                              # (n, 1, M, M)
             masks = self.image_processor.post_process_masks([logits], [original[i]], [resized[i]])[0]
             scores = output.iou_scores[i, : len(row), 0].float().clamp(0, 1)
-            answers.append((masks[:, 0].cpu().numpy(), scores.cpu().numpy()))  # (n, H, W), (n,)
+            answers.append((masks[:, 0].cpu().numpy(), scores.cpu().numpy()))              # (n, H, W), (n,)
         return answers
 
 

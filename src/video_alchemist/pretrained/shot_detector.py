@@ -93,9 +93,9 @@ class TransNetV2(nn.Module):
         x = frames.permute(0, 4, 1, 2, 3).float() / 255  # (B, 3, T, 27, 48)
         pooled = []
         for level in self.SDDCNN:
-            x = level(x)  # (B, C, T, h, w)
-            pooled.append(x.mean(dim=(3, 4)))  # (B, C, T)
-        x = x.permute(0, 2, 3, 4, 1).flatten(2)  # (B, T, h * w * C)
+            x = level(x)                                 # (B, C, T, h, w)
+            pooled.append(x.mean(dim=(3, 4)))            # (B, C, T)
+        x = x.permute(0, 2, 3, 4, 1).flatten(2)          # (B, T, h * w * C)
         similar = self.frame_sim_layer(torch.cat(pooled, dim=1).transpose(1, 2))
         x = torch.cat([self.color_hist_layer(frames), similar, x], dim=2)
         return self.cls_layer1(F.relu(self.fc1(x))).squeeze(-1)
@@ -158,7 +158,7 @@ class ColorHistograms(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         red, green, blue = (frames >> 5).long().unbind(-1)
-        colours = (red * 64 + green * 8 + blue).flatten(2)  # (B, T, h * w)
+        colours = (red * 64 + green * 8 + blue).flatten(2)                              # (B, T, h * w)
         counts = torch.zeros(*colours.shape[:2], 512, device=frames.device)
         counts.scatter_add_(2, colours, torch.ones((), device=frames.device).expand(colours.shape))
         return F.relu(self.fc(neighbour_similarities(counts)))
@@ -168,6 +168,6 @@ def neighbour_similarities(x: Tensor) -> Tensor:
     """Cosines of each frame with the 50 before it, itself and the 50 after; 0 outside. (B, T, C) => (B, T, 101)."""
     x = F.normalize(x, dim=2)
     reach = NEIGHBOURS // 2
-    cosines = F.pad(x @ x.transpose(1, 2), (reach, reach))  # (B, T, T + 100)
+    cosines = F.pad(x @ x.transpose(1, 2), (reach, reach))                              # (B, T, T + 100)
     time = torch.arange(x.shape[1], device=x.device)[:, None] + torch.arange(NEIGHBOURS, device=x.device)
     return cosines.gather(2, time.expand(len(x), -1, -1))

@@ -138,7 +138,9 @@ def peak(parts: Sequence[PartMemory], setting: Setting) -> float:
 # One part at work
 
 
-def _part(name: str, network: nn.Module, work: Callable[[], Any], least: Callable[[], Any] | None = None) -> PartMemory:
+def _part(
+    name: str, network: nn.Module, work: Callable[[], Any], least: Callable[[], Any] | None = None
+) -> PartMemory:
     peaks = []
     for one in (work, least or work):
         with MemoryMeter(network) as meter:

@@ -79,7 +79,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clean()
         state = {"step": progress.step, "seen": progress.seen, **described}
-        future = dcp.async_save(dict(tensors), storage_writer=_Writer(path, state, self.keep), process_group=self.group)
+        future = dcp.async_save(
+            dict(tensors), storage_writer=_Writer(path, state, self.keep), process_group=self.group
+        )
         assert isinstance(future, Future)
         self.pending = path, future
 

@@ -24,7 +24,9 @@ CHOICES = (  # of what is trained in stage II, from the cheapest on
 )
 
 
-def dry_run(preset: Any, gpus: int = 1, gpu: str = "a100-80gb", *, mfu: float = 0.35, precomputed: bool = False) -> str:
+def dry_run(
+    preset: Any, gpus: int = 1, gpu: str = "a100-80gb", *, mfu: float = 0.35, precomputed: bool = False
+) -> str:
     """The report on a presets.Preset. precomputed: latents and text embeddings are read, not made."""
     cluster = make_cluster(preset.training, gpus, gpu, mfu)
     card, plans = cluster.card, plan(preset, cluster, precomputed)

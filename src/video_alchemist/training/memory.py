@@ -198,3 +198,4 @@ def step_memory(counts: Counts, shard: int, activation: float) -> StepMemory:
         frozen=2 * counts.frozen,
         activations=activation,
     )
+

@@ -54,14 +54,14 @@ def loss(
     def chosen(probability: float) -> Tensor:
         return (torch.rand(size, generator=generator, device=generator.device) < probability).to(z0.device)
 
-    t = sample_times(size, shift, generator, generator.device).to(z0.device)  # (B,)
-    noise = torch.randn(z0.shape, generator=generator, device=generator.device).to(z0)  # (B, C, f, h, w)
-    without_text, without_images = chosen(text_drop), chosen(image_drop)  # (B,), (B,)
-    self_conditioned = chosen(self_conditioning_probability)  # (B,)
+    t = sample_times(size, shift, generator, generator.device).to(z0.device)               # (B,)
+    noise = torch.randn(z0.shape, generator=generator, device=generator.device).to(z0)     # (B, C, f, h, w)
+    without_text, without_images = chosen(text_drop), chosen(image_drop)                   # (B,), (B,)
+    self_conditioned = chosen(self_conditioning_probability)                               # (B,)
 
-    zt = interpolate(z0, noise, t)  # (B, C, f, h, w)
+    zt = interpolate(z0, noise, t)                                                         # (B, C, f, h, w)
     given = batch if dtype is None else batch.to(z0.device, dtype)
-    text_tokens, text_mask = drop_text(given, without_text)  # (B, S, D_text), (B, S)
+    text_tokens, text_mask = drop_text(given, without_text)                                # (B, S, D_text), (B, S)
     references = reference_mask = None
     if transformer.config["personalization"]:
         references, reference_mask = bind_batch(transformer, given, without_images)
@@ -75,7 +75,7 @@ def loss(
         with torch.no_grad():
             z0_estimate = estimate_z0(zt, velocity_at(None).to(zt), t)
         z0_estimate = z0_estimate * self_conditioned.view(-1, 1, 1, 1, 1)
-    error = velocity_at(z0_estimate).float() - velocity_target(z0, noise).float()  # (B, C, f, h, w)
+    error = velocity_at(z0_estimate).float() - velocity_target(z0, noise).float()          # (B, C, f, h, w)
     return error.square().flatten(1).mean(dim=1), t
 
 
@@ -85,10 +85,10 @@ def drop_text(batch: Batch, without_text: Tensor) -> tuple[Tensor, Tensor]:
     if batch.null_text is None:
         return tokens, mask & ~without_text[:, None]
     null, length = batch.null_text, max(tokens.shape[1], batch.null_text.shape[1])
-    shown = torch.arange(length, device=mask.device) < null.shape[1]  # (S,)
-    null = F.pad(null, (0, 0, 0, length - null.shape[1]))  # (1, S, D_text)
-    tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))  # (B, S, D_text)
-    mask = F.pad(mask, (0, length - mask.shape[1]))  # (B, S)
+    shown = torch.arange(length, device=mask.device) < null.shape[1]                       # (S,)
+    null = F.pad(null, (0, 0, 0, length - null.shape[1]))                                  # (1, S, D_text)
+    tokens = F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))                            # (B, S, D_text)
+    mask = F.pad(mask, (0, length - mask.shape[1]))                                        # (B, S)
     return torch.where(without_text[:, None, None], null, tokens), torch.where(without_text[:, None], shown, mask)
 
 
@@ -101,12 +101,12 @@ def bind_batch(transformer: AlchemistTransformer, batch: Batch, without_images: 
     config, size = transformer.config, len(batch.z0)
     image_tokens, word_index, image_mask = batch.image_tokens, batch.word_index, batch.image_mask
     if image_tokens is None:
-        image_tokens = batch.text_tokens.new_zeros(size, 1, 1, config["image_dim"])  # (B, 1, 1, d)
+        image_tokens = batch.text_tokens.new_zeros(size, 1, 1, config["image_dim"])        # (B, 1, 1, d)
         word_index = torch.full((size, 1, config["word_length"]), -1, device=batch.text_mask.device)
-        image_mask = batch.text_mask.new_zeros(size, 1)  # (B, 1)
+        image_mask = batch.text_mask.new_zeros(size, 1)                                    # (B, 1)
     words = None
     if config["word_binding"]:
         assert word_index is not None
-        words = gather_word_tokens(batch.text_tokens, word_index)  # (B, N, W * D_text)
-    mask = ~without_images[:, None].expand(-1, image_tokens.shape[1])  # (B, N)
+        words = gather_word_tokens(batch.text_tokens, word_index)                          # (B, N, W * D_text)
+    mask = ~without_images[:, None].expand(-1, image_tokens.shape[1])                      # (B, N)
     return transformer.bind(image_tokens, words, mask if image_mask is None else mask & image_mask)

@@ -86,7 +86,9 @@ def plan(
     ]
 
 
-def counted(preset: Any, stages: Sequence[Stage], precomputed: bool = False) -> list[tuple[dict[str, int], Counts]]:
+def counted(
+    preset: Any, stages: Sequence[Stage], precomputed: bool = False
+) -> list[tuple[dict[str, int], Counts]]:
     """Parameters of every stage's transformer by part, and all that memory depends on. stages: of the whole run."""
     frozen = frozen_parameters(preset)
     averaged: dict[str, int] = {}
@@ -144,7 +146,9 @@ def _plan_stage(preset: Any, stage: Stage, parts: dict[str, int], counts: Counts
         image_tokens=preset.image_encoder.tokens,
     )
     rule = activations(config, conditions, stage)
-    rows = tuple(_plan_bucket(bucket, config, conditions, stage, rule, counts, cluster) for bucket in preset.buckets)
+    rows = tuple(
+        _plan_bucket(bucket, config, conditions, stage, rule, counts, cluster) for bucket in preset.buckets
+    )
     weight = sum(row.bucket.weight for row in rows)
     clips = sum(row.bucket.weight * row.bucket.batch_size for row in rows) / weight
     seconds = sum(row.bucket.weight * row.seconds for row in rows) / weight

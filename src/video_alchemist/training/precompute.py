@@ -123,7 +123,9 @@ def precompute(
     return made
 
 
-def beginnings(autoencoder: Autoencoder, lengths: Sequence[int], device: torch.device | str) -> dict[int, list[int]]:
+def beginnings(
+    autoencoder: Autoencoder, lengths: Sequence[int], device: torch.device | str
+) -> dict[int, list[int]]:
     """Of each number of frames those whose latents begin with its own, itself first: measured, to rounding.
 
     So it is with causal autoencoders, where their pieces of a video begin alike. A single frame may be any of a clip.
@@ -177,7 +179,9 @@ def _jobs(
     return jobs
 
 
-def _texts(dataset: ShardDataset, positions: np.ndarray, roles: Roles, dtype: torch.dtype | None) -> dict[str, bytes]:
+def _texts(
+    dataset: ShardDataset, positions: np.ndarray, roles: Roles, dtype: torch.dtype | None
+) -> dict[str, bytes]:
     """id -> tokens (n, D_text) without the zeros at their end, offsets (n, 2), and the length S that is attended to."""
     found = {}
     for start in range(0, len(positions), TEXTS):

@@ -25,7 +25,9 @@ def parse_time(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def train_world(preset: str, config: TrainConfig, run: Path, limits: Mapping[str, Any], export: Path | None) -> None:
+def train_world(
+    preset: str, config: TrainConfig, run: Path, limits: Mapping[str, Any], export: Path | None
+) -> None:
     """Trains until the stages' end or a limit (max_steps, time_limit), whichever comes first; then exports."""
     import torch
 

@@ -99,7 +99,9 @@ def prompt(words: list[str]) -> tuple[str, list[tuple[int, int]]]:
 def token_targets(tokenizer: BertTokenizer, questions: list[list[Question]]) -> tuple[dict[str, Tensor], Tensor]:
     """The prompts' tensors, and (B, A, S): which tokens name which actor."""
     prompts = [prompt([word for word, _ in asked]) for asked in questions]
-    inputs = tokenizer([text for text, _ in prompts], return_tensors="pt", padding=True, return_offsets_mapping=True)
+    inputs = tokenizer(
+        [text for text, _ in prompts], return_tensors="pt", padding=True, return_offsets_mapping=True
+    )
     offsets = inputs.pop("offset_mapping")  # (B, S, 2)
     tokens = torch.zeros(len(questions), MAX_ACTORS, offsets.shape[1])
     for b, (asked, (_, spans)) in enumerate(zip(questions, prompts, strict=True)):
