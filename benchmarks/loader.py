@@ -57,7 +57,7 @@ def main() -> None:
     def seconds_a_step(clips: ClipBatch) -> float:
         def step() -> None:
             batch = encode_batch(clips, roles, transformer.config["word_length"], device)
-            losses, _ = objective.loss(transformer, batch, torch.Generator(device).manual_seed(0))
+            losses, *_ = objective.loss(transformer, batch, torch.Generator(device).manual_seed(0))
             losses.mean().backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -142,6 +142,7 @@ def emojiworld(scale: Scale = SMALL) -> Preset:
             Bucket((width, height), scale.num_frames, scale.clip_batch, 50.0),
         ),
         num_steps={(width, height): scale.num_steps},
+        time_shift={(width, height): scale.sampling_shift},
         size=(width, height),
         num_frames=scale.num_frames,
         initial="emojiworld",

@@ -26,7 +26,13 @@ from video_alchemist.emojiworld.recipes.command import held_out_conditions, pars
 from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
 from video_alchemist.emojiworld.recipes.scale import SMALL
-from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, render_references, sample_scenes
+from video_alchemist.emojiworld.recipes.world import (
+    clip_times,
+    make_batch,
+    random_times,
+    render_references,
+    sample_scenes,
+)
 from video_alchemist.model.condition import place_references
 
 TINY = replace(
@@ -36,7 +42,7 @@ TINY = replace(
     autoencoder={"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 2},
     text_encoder={"d_model": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "d_ff": 16, "vocab_size": 600},
     image_encoder={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16},
-    transformer={"hidden_size": 16, "depth": 1, "num_heads": 1},
+    transformer={"hidden_size": 16, "depth": 1, "num_heads": 1, "patch_size": (1, 1, 1), "place_grid": (2, 2)},
     reference_size=32,
     autoencoder_image_steps=1,
     autoencoder_clip_steps=1,
@@ -86,8 +92,8 @@ def test_some_pictures_of_people_show_their_faces_alone():
     """Without face crops in training, `--face` gives the model a picture of a kind it has never seen."""
     known = load_assets().identities
     scenes = [s for s in sample_scenes(5, 0, 30) if any(known[a.identity].face_box is not None for a in s.actors)]
-    whole, _, _ = render_references(scenes, load_assets(), (32, 32), 32, "cpu")
-    faces, valid, _ = render_references(scenes, load_assets(), (32, 32), 32, "cpu", face_share=1.0)
+    whole = render_references(scenes, load_assets(), (32, 32), 32, "cpu").pictures
+    faces, valid, *_ = render_references(scenes, load_assets(), (32, 32), 32, "cpu", face_share=1.0)
     changed = (whole != faces).flatten(3).any(dim=3)
     assert changed.any() and not (changed & ~valid).any()
     assert (faces[changed][:, 3] == 1).float().mean() > 0.8  # what stands around a face belongs to its picture
@@ -190,8 +196,26 @@ def test_world_batches_are_a_function_of_seed_and_index():
     assert sample_scenes(1, 5, 1) == scenes[1:]
     batch = make_batch(scenes, clip_times(3), (32, 32), 32)
     assert batch.video.shape == (2, 3, 3, 32, 32) and batch.video.abs().max() <= 1
-    assert batch.references.shape[3:] == (4, 32, 32)
-    assert batch.valid.any(dim=-1)[:, 0].all()
+    assert batch.references.pictures.shape[3:] == (4, 32, 32)
+    assert batch.references.valid.any(dim=-1)[:, 0].all()
+
+
+def test_close_ups_show_an_actor_large_and_nothing_beyond_the_frame():
+    """Windows that leave the frame teach black bars; references of an actor that a window cut off teach inventing it;
+    and windows that depend on the batch make another world of every batch size."""
+    scenes, times = sample_scenes(20, 0, 12), random_times(22, 0, 12)
+    usual, close = (make_batch(scenes, times, (64, 64), 32, close_ups=share) for share in (0.0, 1.0))
+    corners = close.windows[:, :2] @ torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [1.0, 1.0]])
+    assert corners.abs().max() <= 1 + 1e-5
+    assert torch.equal(usual.windows, torch.eye(3).expand(12, 3, 3))
+    largest = [batch.masks[:, :, 0].float().mean(dim=(-1, -2)).amax(dim=1) for batch in (usual, close)]
+    assert largest[1].mean() > 1.5 * largest[0].mean() and largest[1].min() > 0.05
+    gone = close.masks[:, :, 0].flatten(2).sum(dim=2) == 0
+    assert not close.references.valid[gone].any()
+    some = make_batch(scenes[3:7], times[3:7], (64, 64), 32, close_ups=1.0)
+    torch.testing.assert_close(some.video, close.video[3:7])
+    shares = make_batch(scenes, times, (64, 64), 32, close_ups=0.5).windows
+    assert 0 < (shares[:, 0, 0] < 1).sum() < 12
 
 
 def test_tokenizer_knows_the_worlds_words(work):

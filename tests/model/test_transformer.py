@@ -55,6 +55,7 @@ VARIANTS: list[dict[str, Any]] = [
     dict(qk_norm=True),
     dict(shared_cross_attention=True),
     dict(shared_cross_attention=True, qk_norm=True),
+    dict(place_grid=(2, 3)),
 ]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "+".join(options) or "separate")
 

@@ -39,14 +39,14 @@ def zero_z0(batch, size: int, with_images: bool = True):
 
 def test_perfect_velocity_costs_nothing(batch) -> None:
     """Guards against a target of the wrong sign or mix: where z0 = 0, velocity = noise = zt / t."""
-    losses, t = loss(Spy(), zero_z0(batch, 8), torch.Generator().manual_seed(0))
+    losses, t, _ = loss(Spy(), zero_z0(batch, 8), torch.Generator().manual_seed(0))
     assert losses.shape == t.shape == (8,)
     assert losses.max() < 1e-8
 
 
 def test_zero_velocity_costs_the_mean_square(batch, transformer) -> None:
     """Guards against a sum in the place of the mean: a new network says 0, and E (noise - z0)^2 = 1 + 1."""
-    losses, _ = loss(transformer(), batch(512, torch.Generator().manual_seed(0), False), torch.Generator())
+    losses, *_ = loss(transformer(), batch(512, torch.Generator().manual_seed(0), False), torch.Generator())
     assert losses.mean().item() == pytest.approx(2, rel=0.03)
 
 
@@ -108,7 +108,7 @@ def test_batches_without_images_give_the_same_gradients(batch, transformer) -> N
     network = transformer(personalization=True)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
-    losses, _ = loss(network, batch(2, torch.Generator().manual_seed(0), False), torch.Generator().manual_seed(0))
+    losses, *_ = loss(network, batch(2, torch.Generator().manual_seed(0), False), torch.Generator().manual_seed(0))
     losses.mean().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
     assert all(not parameter.grad.any() for _, parameter in network.personalization_parameters())
@@ -120,7 +120,7 @@ def test_self_conditioning_trains_every_weight_in_half_precision(batch, transfor
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
     made = batch(2, torch.Generator().manual_seed(0))
-    losses, t = loss(network.bfloat16(), made, torch.Generator().manual_seed(0), dtype=torch.bfloat16)
+    losses, t, _ = loss(network.bfloat16(), made, torch.Generator().manual_seed(0), dtype=torch.bfloat16)
     losses.mean().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
     assert (losses.dtype, t.dtype) == (torch.float32, torch.float32)
@@ -129,7 +129,7 @@ def test_self_conditioning_trains_every_weight_in_half_precision(batch, transfor
 @pytest.mark.parametrize("with_images", [True, False])
 def test_stage_one_ignores_images(batch, transformer, with_images) -> None:
     """Guards against a stage I transformer that is asked to bind, and a batch without images that is refused."""
-    losses, _ = loss(transformer(), batch(2, torch.Generator().manual_seed(0), with_images), torch.Generator())
+    losses, *_ = loss(transformer(), batch(2, torch.Generator().manual_seed(0), with_images), torch.Generator())
     assert torch.isfinite(losses).all()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from video_alchemist.training import plot
 from video_alchemist.training.plot import curves, read_metrics, smooth
 
 
@@ -35,6 +36,16 @@ def test_curves_of_a_run_killed_in_the_middle_of_a_line(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as picture:
             assert picture.size == (840, 480)
+
+
+def test_a_stage_that_comes_twice_is_drawn_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a curve of the last stretch alone, where a run was lengthened and went back a stage."""
+    rows = [{"step": i + 1, "stage": "ABA"[i // 2], "loss": 1.0 + i} for i in range(6)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = {}
+    monkeypatch.setattr(plot, "_draw", lambda path, lines, *_, **__: drawn.setdefault(path.name, dict(lines)))
+    curves(tmp_path)
+    assert drawn["loss.png"] == {"A": [(1, 1.0), (2, 2.0), (5, 5.0), (6, 6.0)], "B": [(3, 3.0), (4, 4.0)]}
 
 
 def test_no_metrics(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tiny_training import FROZEN, LORA, STAGES, RandomSource, config, make_trans
 
 from video_alchemist.training import parallel
 from video_alchemist.training.checkpoint import trained_adapter, trained_transformer
-from video_alchemist.training.config import ParallelConfig
+from video_alchemist.training.config import OptimizerConfig, ParallelConfig
 from video_alchemist.training.plot import read_metrics
 from video_alchemist.training.stages import Stage
 from video_alchemist.training.state import build, description, enter, exact_names, hollow
@@ -127,3 +127,31 @@ def test_a_frozen_backbone_in_bfloat16_changes_no_bit(tmp_path: Path) -> None:
     everything = replace(low, stages=(*FROZEN, replace(STAGES[2], name="II-end", steps=2)))
     train(make_transformer(**WAN), RandomSource(), everything, tmp_path / "low")
     assert len(read_metrics(tmp_path / "low")) == 14
+
+
+def test_what_starts_closed_may_learn_faster(ranks) -> None:
+    """Guards against a factor that misses attention to references, or reaches what was trained before it came: with
+    Adam the first step is as long as the learning rate."""
+    settings = replace(config(), optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.0, reference_factor=3.0))
+    state = enter(build(make_transformer(personalization=True), ranks, settings), STAGES[2], ranks, settings)
+    before = {name: p.full_tensor().clone() for name, p in state.transformer.named_parameters()}
+    for group in state.optimizer.param_groups:
+        group["lr"] *= group["factor"]
+    for parameter in state.transformer.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    for name, parameter in state.transformer.named_parameters():
+        faster = name.endswith(("reference_attn.key_value.kv.weight", "reference_attn.out.weight"))
+        step = (before[name] - parameter.full_tensor()).mean().item()
+        assert step == pytest.approx(0.03 if faster else 0.01, rel=1e-3), name
+
+
+def test_the_factor_reaches_the_optimiser_in_training(tmp_path: Path) -> None:
+    """Guards against a learning rate written over the factor at every step."""
+    runs = {}
+    for factor in (1.0, 3.0):
+        settings = replace(config(), optimizer=replace(config().optimizer, reference_factor=factor))
+        train(make_transformer(), RandomSource(), settings, tmp_path / str(factor), max_steps=8)
+        runs[factor] = dict(trained_transformer(tmp_path / str(factor)).named_parameters())
+    same = [name for name in runs[1.0] if torch.equal(runs[1.0][name], runs[3.0][name])]
+    assert "patch_embedding.weight" in same and "blocks.0.reference_attn.out.weight" not in same

@@ -1,6 +1,7 @@
 """What one training step eats: clean latents, and the conditions already encoded by the frozen networks.
 
-B batch · C channels · f,h,w latent · S text tokens · N reference images · L tokens of one image · W word_length
+B batch · C channels · f,h,w latent · T video tokens · S text tokens · N reference images · L tokens of one image
+W word_length
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Batch:
     word_index: Tensor | None = None  # (B, N, W) long: places of the entity word in S, -1 = padding
     image_mask: Tensor | None = None  # (B, N) bool, True = a picture
     null_text: Tensor | None = None  # (1, S', D_text) float: what dropped text becomes; None = zeros (App. B.2)
+    origin: Tensor | None = None  # (B, T, N * L) float: see training/localization.py
     bucket: str = ""
     ids: tuple[str, ...] = ()  # of the clips
 

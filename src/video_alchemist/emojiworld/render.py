@@ -138,6 +138,16 @@ def _maps(scenes: Sequence[Scene], moments: np.ndarray, aspect: float) -> np.nda
     return maps
 
 
+def positions(scenes: Sequence[Scene], times: Tensor, aspect: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Where things are at times (B, F), in halves of width and height: maps (B, A, F, 3, 3) of every actor's sprite ->
+    frame, the identity in empty slots, and (B, F, 3, 3) of frame -> place, both float32 on the CPU."""
+    moments = times.cpu().double().numpy()
+    maps = (_maps(scenes, moments, aspect), _views(scenes, moments))
+    last_row = np.array([0.0, 0.0, 1.0])
+    actors, views = (np.concatenate([m, np.broadcast_to(last_row, (*m.shape[:-2], 1, 3))], axis=-2) for m in maps)
+    return torch.from_numpy(actors).float(), torch.from_numpy(views).float()
+
+
 def _shade(scenes: Sequence[Scene], moments: np.ndarray, size: tuple[int, int], device: Device) -> Tensor:
     """The light that the actors' shadows leave on the ground, (B, F, H, W) in [1 - SHADOW, 1]."""
     height, width = size
@@ -148,7 +158,7 @@ def _shade(scenes: Sequence[Scene], moments: np.ndarray, size: tuple[int, int], 
             if scene.background.name not in AIRBORNE and actor.action != "hides behind":
                 ellipses[b, a] = shadow(scene, a, _own_moments(scene, moments[b]), width / height)
     x, y, across, down = torch.from_numpy(ellipses).float().to(device)[..., None].unbind(dim=-2)  # (B, A, F, 1)
-    columns, rows = _pixels(size, device)
+    columns, rows = pixel_centres(size, device)
     # A soft ellipse is a product of a row's and a column's profile.
     profile_x = torch.exp(-(((columns - x) / across) ** 2))[..., None, :]  # (B, A, F, 1, W)
     profile_y = torch.exp(-(((rows[:, 0] - y) / down) ** 2))[..., None]  # (B, A, F, H, 1)
@@ -193,7 +203,7 @@ def _invert(maps: Tensor) -> Tensor:
     return torch.cat([inverse, -inverse @ shift], dim=-1)
 
 
-def _pixels(size: tuple[int, int], device: Device) -> tuple[Tensor, Tensor]:
+def pixel_centres(size: tuple[int, int], device: Device) -> tuple[Tensor, Tensor]:
     """Pixel centres in frame halves: columns (W,), rows (H, 1)."""
     height, width = size
     rows = (2 * torch.arange(height, device=device) + 1) / height - 1
@@ -203,7 +213,7 @@ def _pixels(size: tuple[int, int], device: Device) -> tuple[Tensor, Tensor]:
 
 def _sample(images: Tensor, maps: Tensor, size: tuple[int, int], padding: str, bends: Tensor | None = None) -> Tensor:
     """Images (B, C, s, s) through maps (B, F, 2, 3) from frame to image: (B, C, F, H, W)."""
-    grid = _apply(maps, *_pixels(size, maps.device))  # (B, F, H, W, 2)
+    grid = _apply(maps, *pixel_centres(size, maps.device))  # (B, F, H, W, 2)
     if bends is not None and bool((bent := bends != 0).any()):
         bow = grid[bent, ..., 1].clamp(-1, 1).square_().sub_(0.5).mul_(bends[bent, None, None, None])
         grid[bent, ..., 0] += bow
@@ -318,6 +328,6 @@ def _flow(masks: Tensor, maps: Tensor, view: Tensor, size: tuple[int, int]) -> T
 
 def _carry(back: Tensor, forth: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixels through `back` then `forth` (..., 2, 3), minus themselves: (..., H, W, 2)."""
-    x, y = _pixels(size, back.device)
+    x, y = pixel_centres(size, back.device)
     inside = _apply(back, x, y)
     return _apply(forth, inside[..., 0], inside[..., 1]) - torch.stack(torch.broadcast_tensors(x, y), dim=-1)

@@ -27,6 +27,7 @@ from video_alchemist.model.binding import Binding
 from video_alchemist.model.block import AlchemistBlock, FinalLayer, KeyValues
 from video_alchemist.model.hooks import onloaded
 from video_alchemist.model.modulation import MODULATIONS, TimeEmbedding
+from video_alchemist.model.place import PlaceEmbedding
 from video_alchemist.model.rope import axis_pairs, rope
 
 
@@ -89,14 +90,15 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         text_projection: bool = False,
         text_norm: bool = False,
         text_bias: bool = False,
+        place_grid: tuple[int, int] | None = None,
     ) -> None:
         """personalization=False is stage I: no binding and no attention to references.
 
         self_conditioning: the paper gives only the word and a probability of 0.9 (Table 5). We read it as in Analog
         Bits (Chen et al. 2022): the net also sees its last estimate of z0, as further channels, zeros where none is.
         qk_norm: None, "per_head" or "across_heads"; False and True of older configurations are the first two.
-        The last six are Wan 2.1's choices: ffn_size instead of mlp_ratio; text_projection, a network before all
-        blocks; text_norm and text_bias, parameters of the norm before attention to text, biases in it.
+        place_grid: (rows, columns) of model/place.py. The other six are Wan 2.1's: ffn_size instead of mlp_ratio;
+        text_projection, a network before all blocks; text_norm, text_bias: before and in attention to text.
         """
         super().__init__()
         if hidden_size % num_heads:
@@ -111,6 +113,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         self.patch_size = tuple(patch_size)
         patch_channels = in_channels * math.prod(patch_size)
         self.patch_embedding = nn.Linear(patch_channels * (2 if self_conditioning else 1), hidden_size)
+        self.place_embedding = PlaceEmbedding(*place_grid, hidden_size) if place_grid is not None else None
         self.time_embedding = TimeEmbedding(hidden_size, time_channels)
         shared_table = modulation == "shared_table"
         self.time_projection = nn.Linear(hidden_size, 6 * hidden_size) if shared_table else None
@@ -273,6 +276,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         x, grid = self._patchify(z, z0_estimate)                                           # (B, T, patch channels)
         # What the branches of guidance have in common is computed once: all that comes before the first condition.
         x = self.patch_embedding(x)[None]                                                  # (1, B, T, D)
+        x = x if self.place_embedding is None else self.place_embedding(x, grid)
         if cache is not None and self.is_cache_enabled:  # diffusers' caches add a later block's output to this
             x = x.expand(len(cache.branches), -1, -1, -1)                                  # (G, B, T, D)
         tabulated = modulation is not None

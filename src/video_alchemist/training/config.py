@@ -22,6 +22,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01  # of matrices only, not of biases and norms
     gradient_clipping: float = 0.05
+    reference_factor: float = 1.0  # learning rate of attention to references, its values and output, over the others'
     eps: float = 1e-8
 
 
@@ -77,6 +78,7 @@ class TrainConfig:
     text_drop: float = 0.1  # App. B.2, of the whole condition, for classifier-free guidance
     image_drop: float = 0.1
     self_conditioning_probability: float = 0.9  # Table 5; only where the transformer has self_conditioning
+    localization_weight: float = 0.0  # of teaching attention where to look (training/localization.py); not the paper's
     shift: float = 1.0  # time shift (App. B.3), see flow.resolution_shift
     base_latent: tuple[int, int] | None = None  # (width, height) of latents that `shift` is for; None = all sizes
     log_every: int = 50  # steps between progress lines; metrics.jsonl has every step
@@ -87,7 +89,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "log_every")
-        for name in ("tokens_per_gpu", "micro_batches", "data_workers", "sample_every", "peak_flops"):
+        for name in (
+            "tokens_per_gpu", "micro_batches", "data_workers", "sample_every", "peak_flops", "localization_weight",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("ema_decay", "dropout", "text_drop", "image_drop", "self_conditioning_probability"):

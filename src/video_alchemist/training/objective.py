@@ -5,7 +5,8 @@ B batch · C channels · f, h, w latent · S text tokens · N reference images �
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,15 @@ from video_alchemist.dataset.batch import Batch
 from video_alchemist.flow import estimate_z0, interpolate, resolution_shift, sample_times, velocity_target
 from video_alchemist.model.binding import gather_word_tokens
 from video_alchemist.model.transformer import AlchemistTransformer
+from video_alchemist.training.localization import localization_loss, watched
+
+
+class Loss(NamedTuple):
+    """Of every sample of a batch, (B,) each."""
+
+    velocity: Tensor  # mean squared error
+    t: Tensor  # the time it was asked at
+    localization: Tensor  # see training/localization.py; 0 where it is not asked for
 
 
 class Objective(nn.Module):
@@ -25,7 +35,7 @@ class Objective(nn.Module):
         self.transformer = transformer
         self.options = options
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
         return loss(self.transformer, batch, generator, **self.options)
 
 
@@ -39,12 +49,14 @@ def loss(
     text_drop: float = 0.1,
     image_drop: float = 0.1,
     self_conditioning_probability: float = 0.9,
+    localization: bool = False,
     dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Mean squared error of the velocity, and the times t it was asked at: two tensors (B,).
+) -> Loss:
+    """What the transformer gets wrong at random times.
 
     Every draw comes from `generator`, on its own device: a CPU generator gives the same draws on every machine.
     A stage I transformer ignores the batch's images. base_latent: (width, height) of latents that `shift` is for.
+    localization: also asks where attention to references looks, of batches that know the origin of their tokens.
     dtype: of what the network is given, times excepted; None = as the batch is.
     """
     size, z0 = len(batch.z0), batch.z0
@@ -70,13 +82,21 @@ def loss(
         estimate = None if z0_estimate is None else z0_estimate.to(given.z0)
         return transformer(zt.to(given.z0), t, text_tokens, text_mask, references, reference_mask, estimate)
 
+    localized = localization and references is not None and batch.origin is not None
     z0_estimate = None
     if transformer.config["self_conditioning"]:
         with torch.no_grad():
             z0_estimate = estimate_z0(zt, velocity_at(None).to(zt), t)
         z0_estimate = z0_estimate * self_conditioned.view(-1, 1, 1, 1, 1)
-    error = velocity_at(z0_estimate).float() - velocity_target(z0, noise).float()          # (B, C, f, h, w)
-    return error.square().flatten(1).mean(dim=1), t
+    with ExitStack() as watching:
+        attention = watching.enter_context(watched(transformer)) if localized else []
+        velocity = velocity_at(z0_estimate).float()                                        # (B, C, f, h, w)
+    error = (velocity - velocity_target(z0, noise).float()).square().flatten(1).mean(dim=1)  # (B,)
+    misplaced = torch.zeros_like(error)
+    if localized:
+        assert batch.origin is not None
+        misplaced = localization_loss(attention, batch.origin * ~without_images[:, None, None])  # (B,)
+    return Loss(error, t, misplaced)
 
 
 def drop_text(batch: Batch, without_text: Tensor) -> tuple[Tensor, Tensor]:

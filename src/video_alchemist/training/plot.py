@@ -38,9 +38,9 @@ def curves(run_dir: Path | str) -> list[Path]:
     if not rows:
         raise ValueError(f"{run_dir} has no metrics; expected the folder of a training run, with a metrics.jsonl")
     stages = [(name, list(group)) for name, group in itertools.groupby(rows, key=lambda row: row["stage"])]
-    by_stage = {f"{name}": _points(group, "loss") for name, group in stages}
-    by_bucket, by_time = defaultdict(list), defaultdict(list)
+    by_stage, by_bucket, by_time = defaultdict(list), defaultdict(list), defaultdict(list)
     for row in rows:
+        by_stage[row["stage"]].append((row["step"], row["loss"]))
         by_bucket[row.get("bucket", "")].append((row["step"], row["loss"]))
         losses = row.get("loss_by_time", [])
         for i, loss in enumerate(losses):
@@ -52,10 +52,6 @@ def curves(run_dir: Path | str) -> list[Path]:
         _draw(folder / "loss_by_bucket.png", dict(sorted(by_bucket.items())), "bucket", boundaries),
         _draw(folder / "loss_by_time.png", dict(sorted(by_time.items())), "t (1 = noise)", boundaries, SHADES),
     ]
-
-
-def _points(rows: list[Row], key: str) -> list[tuple[int, float]]:
-    return [(row["step"], row[key]) for row in rows]
 
 
 def _draw(

@@ -108,6 +108,7 @@ def build(
         text_drop=config.text_drop,
         image_drop=config.image_drop,
         self_conditioning_probability=config.self_conditioning_probability,
+        localization=config.localization_weight > 0,
         dtype=ranks.dtype,
     )
     transformer.requires_grad_(True)
@@ -202,17 +203,22 @@ def exact_names(transformer: AlchemistTransformer) -> set[str]:
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over all parameters (frozen ones have no gradient and stay); biases and norms do not decay."""
-    parameters: Sequence[nn.Parameter] = list(model.parameters())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((decay, config.reference_factor if _starts_closed(name) else 1.0), []).append(parameter)
     return torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
+        [{"params": group, "weight_decay": decay, "factor": factor} for (decay, factor), group in groups.items()],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
-        fused=parameters[0].device.type in ("cpu", "cuda"),
+        fused=next(model.parameters()).device.type in ("cpu", "cuda"),
     )
+
+
+def _starts_closed(name: str) -> bool:
+    """What attention to references adds, zero at first (App. B.2), to a residual stream that has long grown."""
+    return ".reference_attn." in name and (".kv." in name or ".out." in name)
 
 
 # ------------------------------------------------------------------------------------------------------------------

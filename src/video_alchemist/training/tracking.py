@@ -25,11 +25,12 @@ from video_alchemist.dataset.batch import Batch
 from video_alchemist.model.flops import step_flops
 from video_alchemist.model.hardware import GIB, GPUS
 from video_alchemist.training.config import TrainConfig, as_json, differences
+from video_alchemist.training.objective import Loss
 from video_alchemist.training.plot import read_metrics
 from video_alchemist.training.stages import Stage
 
 TIME_BINS = 10  # of [0, 1], for the loss by time
-SUMS = ("loss", "samples", "tokens", "flops", "wait", "signals", "late", "failed")
+SUMS = ("loss", "localization", "samples", "tokens", "flops", "wait", "signals", "late", "failed")
 
 
 class Tally:
@@ -39,15 +40,17 @@ class Tally:
         self.config, self.trainable = config, trainable
         self.counts = dict.fromkeys(SUMS, 0.0)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.localization = torch.zeros_like(self.loss)
         self.bins = torch.zeros(2, TIME_BINS, dtype=torch.float64, device=device)  # sums of losses, their number
         self.batches: list[dict[str, Any]] = []  # this rank's micro-batches, for failure.json
         self.bucket = ""
 
-    def add(self, number: int, batch: Batch, losses: Tensor, t: Tensor, micro_batches: int) -> None:
-        """losses, t (B,) of one micro-batch."""
-        losses = losses.detach()
+    def add(self, number: int, batch: Batch, given: Loss, micro_batches: int) -> None:
+        """The losses of one micro-batch."""
+        losses = given.velocity.detach()
         self.loss += losses.mean() / micro_batches
-        places = (t * TIME_BINS).long().clamp(0, TIME_BINS - 1)
+        self.localization += given.localization.detach().mean() / micro_batches
+        places = (given.t * TIME_BINS).long().clamp(0, TIME_BINS - 1)
         self.bins[0].index_add_(0, places, losses.double())
         self.bins[1].index_add_(0, places, torch.ones_like(losses, dtype=torch.float64))
         tokens = batch.z0[0, 0].numel() // math.prod(self.config["patch_size"])
@@ -61,8 +64,8 @@ class Tally:
         self.batches.append({"micro_batch": number, "bucket": batch.bucket, "ids": batch.ids, "losses": losses})
 
     def vector(self) -> Tensor:
-        counts = torch.tensor([self.counts[name] for name in SUMS[1:]], dtype=torch.float64)
-        return torch.cat([self.loss[None], counts.to(self.loss.device), self.bins.flatten()])
+        counts = torch.tensor([self.counts[name] for name in SUMS[2:]], dtype=torch.float64)
+        return torch.cat([self.loss[None], self.localization[None], counts.to(self.loss.device), self.bins.flatten()])
 
 
 def unpacked(vector: Tensor) -> tuple[dict[str, float], list[float | None]]:

@@ -29,6 +29,7 @@ from video_alchemist.training import checkpoint, parallel
 from video_alchemist.training.checkpoint import Checkpoints, Progress
 from video_alchemist.training.config import TrainConfig, as_json
 from video_alchemist.training.feed import Source, mover, prefetched
+from video_alchemist.training.objective import Loss
 from video_alchemist.training.parallel import Ranks
 from video_alchemist.training.stages import Stage, learning_rate_at, stage_at, total_steps
 from video_alchemist.training.state import State, build, description, enter
@@ -111,7 +112,7 @@ def train(
 
                 rate = learning_rate_at(step, config.stages, config.optimizer.learning_rate)
                 for group in state.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["factor"]
                 tally = Tally(ranks.device, state.transformer.config, stage.trainable)
                 for m in mine:
                     waiting = time.monotonic()
@@ -120,10 +121,11 @@ def train(
                     if encode is not None:
                         batch = encode(batch).to(ranks.device, torch.float32)
                     seed_draws(generator, config.seed, step, m)
-                    losses, t = state.objective(batch, generator)
+                    losses: Loss = state.objective(batch, generator)
+                    total = losses.velocity + config.localization_weight * losses.localization
                     # The ranks' gradients are averaged: together, the mean over all micro-batches.
-                    (losses.mean() / len(mine)).backward()
-                    tally.add(m, batch, losses, t, micro_batches)
+                    (total.mean() / len(mine)).backward()
+                    tally.add(m, batch, losses, micro_batches)
                 norm = parallel.clip(state.transformer.parameters(), config.optimizer.gradient_clipping)
 
                 tally.counts["signals"] = len(signals)
@@ -144,6 +146,7 @@ def train(
                         "stage": stage.name,
                         "bucket": tally.bucket,
                         "loss": loss,
+                        "localization": sums["localization"],
                         "learning_rate": rate,
                         "grad_norm": grad_norm,
                         **rates(sums, time.monotonic() - tick, ranks.world, peak),

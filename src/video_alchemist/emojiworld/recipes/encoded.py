@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from video_alchemist.dataset.picture import paste_on
 from video_alchemist.dataset.selection import select
 from video_alchemist.emojiworld.recipes.fit import rng_of
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, SMALL_AUGMENTATION, STD
+from video_alchemist.emojiworld.recipes.origins import origins, shares
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import WorldBatch, clip_times, make_batch, random_times, sample_scenes
 from video_alchemist.model.binding import token_index
@@ -38,6 +39,17 @@ WORD_LENGTH = 4
 SHARD = 2048
 BACKGROUND = -1
 PICTURE_SEED, CLIP_SEED = 20, 21
+# Mirrored and turned references would leave open which part of them is meant; they are of other moments in any case.
+UPRIGHT = replace(
+    SMALL_AUGMENTATION,
+    flip_probability=0.0,
+    shear_x_probability=0.0,
+    shear_y_probability=0.0,
+    rotation_probability=0.0,
+    crop_probability=0.0,
+)
+CLOSE_UP_SHARE = 0.6  # of pictures: an actor that fills a sixth of the frame is little to learn copying from
+ACTOR_WEIGHT = 4.0  # in teaching attention where to look; places are found by themselves
 PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos work without a mask
 
 
@@ -83,8 +95,8 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
     mask = torch.zeros(num_clips, num_tokens, dtype=torch.bool)
     tokens[:, : text.tokens.shape[1]], mask[:, : text.mask.shape[1]] = text.tokens.cpu(), text.mask.cpu()
 
-    assert batch.references is not None and batch.valid is not None and batch.backgrounds is not None
-    num_actors, num_views = batch.valid.shape[1:]
+    assert batch.references is not None
+    num_actors, num_views = batch.references.valid.shape[1:]
     word_index = torch.full((num_clips, num_actors + 1, WORD_LENGTH), -1, dtype=torch.int16)  # last row: background
     usable = torch.zeros(num_clips, num_actors + 1, dtype=torch.bool)
     for i, (entities, actors) in enumerate(zip(batch.entities, batch.entity_actors, strict=True)):
@@ -92,16 +104,20 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
             word_index[i, actor] = torch.tensor(token_index(text.offsets[i], entity.span, WORD_LENGTH))
             usable[i, actor] = word_index[i, actor, 0] >= 0  # a word that was cut off cannot be bound
 
-    valid = batch.valid.cpu() & usable[:, :-1, None]
+    valid = batch.references.valid.cpu() & usable[:, :-1, None]
     generator = rng_of(seed, 0)
-    segments = augment(batch.references[valid.to(device)], generator, augmentation)
+    segments = augment(batch.references.pictures[valid.to(device)], generator, augmentation)
     grounds = torch.ones(len(segments), 3, 1, 1, device=device).expand(-1, -1, *segments.shape[-2:]).clone()
     pasted = (torch.rand(len(segments), generator=generator) < PASTE_SHARE).to(device)
     others = torch.randint(num_clips, (len(segments),), generator=generator).to(device)
-    grounds[pasted] = batch.backgrounds[others[pasted]]
-    scenery = batch.backgrounds[usable[:, -1].to(device)]
+    grounds[pasted] = batch.references.backgrounds[others[pasted]]
+    scenery = batch.references.backgrounds[usable[:, -1].to(device)]
     pictures = torch.cat([paste_on(segments, grounds), scenery])
     image_tokens = encoders.image(pictures)
+
+    every = torch.cat([torch.arange(len(segments)), len(segments) + usable[:, -1].nonzero()[:, 0]])
+    f, h, w = z0.shape[2:]
+    origin = origins(batch, valid.to(device), (f, h, w))[every.to(device)].half().cpu()
 
     slots = torch.full((num_clips, num_actors + 1, num_views), -1, dtype=torch.int32)
     slots[:, :-1][valid] = torch.arange(len(segments), dtype=torch.int32)
@@ -112,6 +128,7 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
         "text_mask": mask,  # (n, S)
         "word_index": word_index,  # (n, A + 1, W)
         "image_tokens": image_tokens.half().cpu(),  # (M, L, d)
+        "origin": origin,  # (M, T, 3)
         "slots": slots,  # (n, A + 1, R) rows of image_tokens, -1 = none
     }
 
@@ -123,7 +140,7 @@ def precompute(
     clips: bool,
     count: int,
     networks: Path | None = None,
-    augmentation: Augmentation = SMALL_AUGMENTATION,
+    augmentation: Augmentation = UPRIGHT,
 ) -> Path:
     """Encodes `count` clips, or pictures (clips of one frame), into shards; goes on where an earlier call stopped."""
     folder = work / "encoded" / ("clips" if clips else "pictures")
@@ -165,7 +182,7 @@ def encode_shard(
     for start in range(first, end, step):
         scenes = sample_scenes(CLIP_SEED if clips else PICTURE_SEED, start, min(step, end - start))
         times = clip_times(scale.num_frames) if clips else random_times(22, start, len(scenes))
-        batch = make_batch(scenes, times, scale.size, scale.reference_size, device)
+        batch = make_batch(scenes, times, scale.size, scale.reference_size, device, 0.0 if clips else CLOSE_UP_SHARE)
         parts.append(encode(batch, encoders, augmentation, seed=start))
     path = shard_path(folder, number)
     temporary = path.with_suffix(".tmp")
@@ -208,17 +225,21 @@ class EncodedWorld:
         if not self.references:
             return Batch(z0, text_tokens, text_mask[:, :length])
         # Most clips have few pictures; a bound that differs by batch saves padding all of them to six.
-        most = int(rng.choice((2, 3, MAX_IMAGES)))
+        most = int(rng.choice((2, 2, 3, MAX_IMAGES)))
         chosen = [self._select(int(row), rng, most) for row in rows]
         width = max(1, max(len(pictures) for pictures in chosen))
         slots = torch.zeros(len(rows), width, dtype=torch.long)
-        image_mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        image_mask, weight = torch.zeros(len(rows), width, dtype=torch.bool), torch.zeros(len(rows), width)
         word_index = torch.full((len(rows), width, data["word_index"].shape[-1]), -1, dtype=torch.long)
         for i, pictures in enumerate(chosen):
             for k, (entity, slot) in enumerate(pictures):
                 slots[i, k], image_mask[i, k] = slot, True
                 word_index[i, k] = data["word_index"][rows[i], entity].long()
-        return Batch(z0, text_tokens, text_mask[:, :length], data["image_tokens"][slots], word_index, image_mask)
+                several = sum(other == entity for other, _ in pictures)
+                weight[i, k] = (1.0 if entity == data["word_index"].shape[1] - 1 else ACTOR_WEIGHT) / several
+        image_tokens = data["image_tokens"][slots]
+        origin = shares(data["origin"][slots].float(), weight, math.isqrt(image_tokens.shape[2]))
+        return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask, origin=origin)
 
     def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:
         """App. A.3 on one clip: (entity, picture) pairs in the order of their words in the caption."""

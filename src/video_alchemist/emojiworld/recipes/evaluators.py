@@ -190,7 +190,7 @@ def _image_text(scale: EvaluatorScale, tokenizer: PreTrainedTokenizerFast, devic
 def cut_outs(scenes: Sequence[Scene], times: Tensor, device: str) -> tuple[Tensor, Tensor]:
     """The first actor of every scene on white, (B, 3, PICTURE, PICTURE) in [0, 1]; and whether enough of it is seen."""
     rendered = render(scenes, load_assets(), times, (LARGE, LARGE), device)
-    segments, _ = cut_segments(rendered, PICTURE)
+    segments, _, _ = cut_segments(rendered, PICTURE)
     seen = rendered.masks[:, 0, 0].float().mean(dim=(-1, -2)) >= MIN_AREA
     return paste_on(segments[:, 0, 0], torch.ones(3, 1, 1, device=device)), seen
 
@@ -246,7 +246,7 @@ def face_batch(seed: int, step: int, batch: int, device: str, split: Split = "tr
     for one in rendered:
         chosen = torch.zeros_like(one.masks[..., 0, 0])
         chosen[:, 0, 0] = both
-        found.append(cut_faces(one, chosen, FACE)[:, :3])
+        found.append(cut_faces(one, chosen, FACE)[0][:, :3])
     return as_generated(found[0], rng_of(seed, step)) * 2 - 1, found[1] * 2 - 1
 
 

@@ -20,6 +20,7 @@ from video_alchemist.emojiworld.assets import load_assets
 from video_alchemist.emojiworld.recipes.fit import fit, rng_of
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import render_references, sample_scenes
+from video_alchemist.model.place import place_waves
 
 SCENES = 24
 MASK_SHARE = 0.4
@@ -32,7 +33,8 @@ SMALL_AUGMENTATION = Augmentation(min_side=28, max_kernel=1 / 16)
 def world_views(seed: int, step: int, size: int, reference_size: int, device: str) -> tuple[Tensor, Tensor]:
     """Two augmented views of every segment and background of some scenes: 2 x (M, 3, size, size) in [0, 1]."""
     scenes = sample_scenes(seed, step * SCENES, SCENES)
-    references, valid, backgrounds = render_references(scenes, load_assets(), (size, size), reference_size, device)
+    drawn = render_references(scenes, load_assets(), (size, size), reference_size, device)
+    references, valid, backgrounds = drawn.pictures, drawn.valid, drawn.backgrounds
     first, second = references[:, :, 0], references[:, :, 2]
     both = valid[:, :, 0] & valid[:, :, 2]
     opaque = torch.cat([backgrounds, torch.ones_like(backgrounds[:, :1])], dim=1)
@@ -64,17 +66,9 @@ def start_well(encoder: Dinov2Model, pixels: nn.Linear, pictures: Tensor) -> Non
     convolution.bias[: len(components)] = -(components / spread[:, None]) @ mean
     pixels.weight[:, : len(components)] = components.T * spread
     pixels.bias.copy_(mean)
-    places = encoder.embeddings.position_embeddings
+    side, places = pictures.shape[-1] // patch, encoder.embeddings.position_embeddings
     assert places is not None
-    places[:, 1:] = place_waves(pictures.shape[-1] // patch, width)
-
-
-def place_waves(side: int, width: int) -> Tensor:
-    """Sines and cosines of every patch's row and column: (side ** 2, width)."""
-    frequencies = 1.5 * 10 ** -(torch.arange(width // 4) / (width // 4))  # from four patches a wave to forty
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = [places.reshape(-1, 1) * frequencies for places in (rows, columns)]
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    places[:, 1:] = place_waves(side, side, width).flatten(0, 1)
 
 
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:

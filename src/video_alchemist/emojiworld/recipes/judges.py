@@ -94,7 +94,7 @@ def restage(actors: Sequence[Actor], seed: int, start: int) -> list[Scene]:
 def portraits(scenes: Sequence[Scene], device: torch.device | str) -> Tensor:
     """The first actor of every scene, cut out: (B, 4, PICTURE_SIZE, PICTURE_SIZE) RGBA in [0, 1]."""
     rendered = render(scenes, load_assets(), torch.tensor([0.5]), (PORTRAIT_FRAME, PORTRAIT_FRAME), device)
-    segments, _ = cut_segments(rendered, PICTURE_SIZE)
+    segments, _, _ = cut_segments(rendered, PICTURE_SIZE)
     return segments[:, 0, 0]
 
 

@@ -78,7 +78,7 @@ def identity(
 ) -> Study:
     """One actor, some pictures of it: which of 20 candidates, in yet another pose, is found in the video?"""
     scenes = visible_scenes(scale, split, 1, num_samples, seed)
-    pictures, _, _ = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu")
+    pictures = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu").pictures
     order = (1, 0, 2)[:num_references]  # the middle frame first
     samples = [
         Sample(scene, words(scene), tuple(actor_reference(scene, 0, pictures[i], k) for k in order))
@@ -100,7 +100,7 @@ def background(judges: Judges, scale: Scale, num_samples: int, seed: int = SEED 
     places = [place for scene in scenes for place in other_places(scene, rng)]
     grounds = render(places, load_assets(), torch.tensor([0.5]), scale.size, truth=False).background.float() / 255
     gallery = torch.cat([grounds, torch.ones_like(grounds[:, :1])], dim=1).unflatten(0, (len(scenes), NUM_CANDIDATES))
-    _, _, clean = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu")
+    clean = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu").backgrounds
     samples = [
         Sample(
             scene,
@@ -130,7 +130,7 @@ def text(judges: Judges, scale: Scale, num_samples: int, seed: int = SEED + 20) 
 def binding(judges: Judges, scale: Scale, split: Split, num_samples: int, seed: int = SEED + 30) -> Study:
     """Two pictures for words as broad as "animal" and "toy": does each do its own action, not the other's?"""
     scenes = pair_scenes(scale, split, num_samples, seed)
-    pictures, _, _ = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu")
+    pictures = render_references(scenes, load_assets(), scale.size, scale.reference_size, "cpu").pictures
     samples = [
         Sample(scene, words(scene), tuple(actor_reference(scene, actor, pictures[i], 1) for actor in (0, 1)))
         for i, scene in enumerate(scenes)
@@ -173,7 +173,7 @@ def visible_scenes(scale: Scale, split: Split, num_actors: int, count: int, seed
     start = 0
     while len(scenes) < count:
         drawn = sample_scenes(seed, start, BATCH, split, num_actors)
-        _, valid, _ = render_references(drawn, load_assets(), scale.size, scale.reference_size, "cpu")
+        valid = render_references(drawn, load_assets(), scale.size, scale.reference_size, "cpu").valid
         scenes += [s for s, seen in zip(drawn, valid[:, :num_actors].all(dim=(1, 2)).tolist(), strict=True) if seen]
         start += BATCH
     return scenes[:count]

@@ -34,7 +34,9 @@ def train_config(scale: Scale) -> TrainConfig:
     return TrainConfig(
         seed=0,
         stages=stages(scale),
-        optimizer=OptimizerConfig(learning_rate=scale.learning_rate),
+        optimizer=OptimizerConfig(learning_rate=scale.learning_rate, reference_factor=scale.reference_factor),
+        localization_weight=scale.localization_weight,
+        shift=scale.training_shift,
         checkpoint=CheckpointConfig(every=500, keep=2),
         ema_decay=scale.ema_decay,
         data_workers=scale.workers if scale.workers > 1 else 0,
