@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from video_alchemist import AlchemistPipeline
 from video_alchemist.emojiworld.assets import load_assets
@@ -146,6 +146,14 @@ def test_encoded_world_is_a_function_of_the_step(work):
     assert not torch.equal(first.z0, source.batch(6).z0)
     assert first.image_mask.any(dim=1).all() and first.image_mask.shape[1] <= 6
     assert (first.word_index[first.image_mask][:, 0] >= 0).all()
+
+
+def test_a_world_encoded_by_an_earlier_version_is_named(work, tmp_path):
+    """Guards against a bare KeyError from a working folder of before."""
+    shard = load_file(work / "encoded" / "pictures" / "00000.safetensors")
+    save_file({name: tensor for name, tensor in shard.items() if name != "origin"}, tmp_path / "00000.safetensors")
+    with pytest.raises(ValueError, match=f"{tmp_path} was encoded by an earlier version; delete it"):
+        EncodedWorld(tmp_path, 4, seed=0, references=True).batch(0)
 
 
 def test_references_stand_in_the_order_of_their_words(work):

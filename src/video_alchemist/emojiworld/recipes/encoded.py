@@ -212,7 +212,10 @@ class EncodedWorld:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        return join([load_file(path) for path in sorted(self.folder.glob("*.safetensors"))])
+        parts = [load_file(path) for path in sorted(self.folder.glob("*.safetensors"))]
+        if not all("origin" in part for part in parts):
+            raise ValueError(f"{self.folder} was encoded by an earlier version; delete it, and it is made anew")
+        return join(parts)
 
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
