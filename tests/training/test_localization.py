@@ -27,7 +27,8 @@ def test_the_weights_are_those_attention_uses(qk_norm: str | None) -> None:
     context = as_context(tokens, torch.tensor([[True, True, False, False], [True, True, True, True]]))
     assert context is not None
     seen = attention.key_value(context)
-    weights = log_weights(attention, x, seen).exp()
+    queries = attention.q_norm(attention.q(x).unflatten(-1, (2, -1)))
+    weights = log_weights(queries, seen).exp()
     attended = (weights @ seen.value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attention.out(attended), attention(x, [seen]))
     assert weights[0, :, :, 2:].max() == 0
@@ -80,6 +81,21 @@ def test_attention_learns_where_to_look(batch, transformer) -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert found[-1] < found[0] / 4
+
+
+def test_blocks_that_are_computed_again(batch, transformer) -> None:
+    """Guards against noting more than the block computes: activation checkpointing would miss it in the backward."""
+    gradients = []
+    for again in (False, True):
+        network, made = transformer(personalization=True), with_origin(batch(4, seed(0)))
+        if again:
+            network.enable_gradient_checkpointing()
+        losses = loss(network, made, seed(1), image_drop=0.0, localization=True)
+        (losses.velocity + losses.localization).mean().backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_watching_ends(transformer) -> None:

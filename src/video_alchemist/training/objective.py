@@ -16,7 +16,7 @@ from video_alchemist.dataset.batch import Batch
 from video_alchemist.flow import estimate_z0, interpolate, resolution_shift, sample_times, velocity_target
 from video_alchemist.model.binding import gather_word_tokens
 from video_alchemist.model.transformer import AlchemistTransformer
-from video_alchemist.training.localization import localization_loss, watched
+from video_alchemist.training.localization import localization_loss, log_weights, watched
 
 
 class Loss(NamedTuple):
@@ -95,7 +95,9 @@ def loss(
     misplaced = torch.zeros_like(error)
     if localized:
         assert batch.origin is not None
-        misplaced = localization_loss(attention, batch.origin * ~without_images[:, None, None])  # (B,)
+        misplaced = localization_loss(
+            [log_weights(*one) for one in attention], batch.origin * ~without_images[:, None, None]
+        )                                                                                  # (B,)
     return Loss(error, t, misplaced)
 
 
