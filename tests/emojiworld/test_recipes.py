@@ -8,6 +8,7 @@ import pytest
 import torch
 from einops import rearrange
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from video_alchemist import AlchemistPipeline
 from video_alchemist.emojiworld.assets import load_assets
@@ -33,7 +34,9 @@ from video_alchemist.emojiworld.recipes.world import (
     render_references,
     sample_scenes,
 )
+from video_alchemist.emojiworld.scenes import ACTIONS
 from video_alchemist.model.condition import place_references
+from video_alchemist.sampling.pipeline import SHIPPED
 
 TINY = replace(
     SMALL,
@@ -130,11 +133,13 @@ def test_ablation_trains_the_same_backbone_with_and_without_words(work, tmp_path
     assert [row["mean"] for row in result.values()] == [0.6, 0.7]
 
     shipped = AlchemistPipeline.from_pretrained(folder, torch_dtype=torch.float32).transformer
-    first, second = (ablation.without_personalization(shipped, binds) for binds in (True, False))
-    z, t = torch.randn(2, 16, 3, 4, 4), torch.tensor([0.3, 0.9])
-    text = torch.randn(2, 5, 16)
-    torch.testing.assert_close(first(z, t, text), shipped(z, t, text))
-    torch.testing.assert_close(second(z, t, text), shipped(z, t, text))
+    torch.nn.init.normal_(shipped.final_layer.linear.weight)
+    plain = ablation.without_words(shipped)
+    z, t, images, words = torch.randn(2, 16, 3, 4, 4), torch.tensor([0.3, 0.9]), torch.randn(2, 2, 4, 16), (2, 2, 64)
+    blank = shipped(z, t, None, None, *shipped.bind(images, torch.zeros(words)))
+    torch.testing.assert_close(plain(z, t, None, None, *plain.bind(images)), blank)
+    told = shipped(z, t, None, None, *shipped.bind(images, torch.randn(words)))
+    assert not torch.allclose(told, blank)
 
 
 def test_encoded_world_is_a_function_of_the_step(work):
@@ -226,10 +231,29 @@ def test_close_ups_show_an_actor_large_and_nothing_beyond_the_frame():
     assert 0 < (shares[:, 0, 0] < 1).sum() < 12
 
 
+def test_words_are_told_the_actions_of_their_own_actors():
+    # Labels shifted by one entity would teach the text encoder to bind every action to the wrong word.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(SHIPPED["emojiworld"] / "tokenizer")
+    scenes = sample_scenes(6, 0, 40)
+    texts = text_encoder.world_captions(6, 0, 40)
+    inputs = tokenizer(texts, padding=True, return_offsets_mapping=True)
+    told = text_encoder.actions_told(scenes, inputs["offset_mapping"])
+    assert told.shape == (40, len(inputs["input_ids"][0]))
+    for row, scene in enumerate(scenes):
+        said = {}
+        for (start, end), label in zip(inputs["offset_mapping"][row], told[row].tolist(), strict=True):
+            if label != text_encoder.UNTOLD:
+                said[ACTIONS[label]] = said.get(ACTIONS[label], "") + texts[row][start:end]
+        expected = {}
+        for actor in sorted(scene.actors, key=lambda actor: texts[row].lower().index(actor.word)):
+            expected[actor.action] = expected.get(actor.action, "") + actor.word
+        assert {action: word.replace(" ", "").lower() for action, word in said.items()} == {
+            action: word.replace(" ", "") for action, word in expected.items()
+        }
+
+
 def test_tokenizer_knows_the_worlds_words(work):
     """Words in pieces make captions long, and cut off what they end with."""
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     text = "An animal jumps beside a dog. Ünïcode 🦊!"
     inputs = tokenizer(text, return_offsets_mapping=True)

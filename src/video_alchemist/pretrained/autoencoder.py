@@ -5,6 +5,7 @@ B batch · F frames · H,W pixels · C channels · f,h,w latent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -12,6 +13,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Videos decoded at once on a CPU. Activations of more are so large that the allocator gives them back after every
+# layer, and the system clears every page of them anew.
+CPU_BATCH = 4
 
 
 class Autoencoder(Protocol):
@@ -55,7 +60,9 @@ class _Normalised:
     def decode(self, z: Tensor) -> Tensor:
         z = z.to(self.model.dtype)
         mean, std = self._statistics(z)
-        return self.model.decode(z * std + mean).sample.clamp(-1, 1)
+        z = z * std + mean
+        parts = z.tensor_split(math.ceil(len(z) / CPU_BATCH)) if z.device.type == "cpu" else (z,)
+        return torch.cat([self.model.decode(part).sample for part in parts]).clamp(-1, 1)
 
     def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the raw latents, a channel or overall, as far as the config knows them."""
