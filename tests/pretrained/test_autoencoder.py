@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder, WanAutoencoder
+from video_alchemist.pretrained.autoencoder import CPU_BATCH, CogVideoXAutoencoder, WanAutoencoder
 from video_alchemist.pretrained.roles import autoencoder_role
 
 
@@ -38,6 +38,15 @@ def test_scaling_is_undone(model: AutoencoderKLCogVideoX) -> None:
     mode = model.encode(video).latent_dist.mode()
     torch.testing.assert_close(autoencoder.encode(video), mode * 0.7)
     torch.testing.assert_close(autoencoder.decode(autoencoder.encode(video)), model.decode(mode).sample.clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_videos_decoded_a_few_at_a_time_keep_their_order(model: AutoencoderKLCogVideoX) -> None:
+    """Guards against videos lost or exchanged where a batch is no multiple of what a CPU decodes at once."""
+    autoencoder, z = CogVideoXAutoencoder(model), torch.randn(CPU_BATCH + 1, 4, 2, 2, 2)
+    together = autoencoder.decode(z)
+    for video, one in zip(together, z, strict=True):
+        torch.testing.assert_close(video, autoencoder.decode(one[None])[0], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
