@@ -17,7 +17,7 @@ from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.sampling.pipeline import SHIPPED
 from video_alchemist.training.stages import Stage
 
-SHARE = 0.2  # of the shipped transformer's steps by clips
+SHARE = 0.07  # of the shipped transformer's steps by clips
 
 
 def run(

@@ -28,7 +28,7 @@ class Scale:
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
     autoencoder_image_steps: int = 3200
     autoencoder_clip_steps: int = 6000
-    text_steps: int = 500
+    text_steps: int = 1000
     image_steps: int = 450
     image_scenes: int = 16_384  # encoded once, trained on in random order with other references every time
     clip_scenes: int = 4096
@@ -36,7 +36,7 @@ class Scale:
     stage_one_steps: int = 500
     stage_two_new_steps: int = 150
     stage_two_image_steps: int = 2300
-    stage_two_clip_steps: int = 2100
+    stage_two_clip_steps: int = 6000
     image_batch: int = 64
     clip_batch: int = 16
     learning_rate: float = 1.5e-3
