@@ -5,7 +5,6 @@ B batch · F frames · H,W pixels · C channels · f,h,w latent
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Videos decoded at once on a CPU. Activations of more are so large that the allocator gives them back after every
-# layer, and the system clears every page of them anew.
-CPU_BATCH = 4
+CPU_BATCH = 4  # videos decoded at once on a CPU: memory of larger activations is given back, and cleared, every layer
 
 
 class Autoencoder(Protocol):
@@ -30,11 +27,9 @@ class Autoencoder(Protocol):
 
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) float in [-1, 1] => (B, C, f, h, w) float."""
-        ...
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, f, h, w) float => (B, 3, F, H, W) float in [-1, 1]."""
-        ...
 
 
 class _Normalised:
@@ -60,8 +55,7 @@ class _Normalised:
     def decode(self, z: Tensor) -> Tensor:
         z = z.to(self.model.dtype)
         mean, std = self._statistics(z)
-        z = z * std + mean
-        parts = z.tensor_split(math.ceil(len(z) / CPU_BATCH)) if z.device.type == "cpu" else (z,)
+        parts = (z * std + mean).split(CPU_BATCH if z.device.type == "cpu" else len(z))
         return torch.cat([self.model.decode(part).sample for part in parts]).clamp(-1, 1)
 
     def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
