@@ -47,9 +47,9 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 16)
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(f"frames are {frames.shape} of {frames.dtype}; expected (F, H, W, 3) of uint8")
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    rate, options = Fraction(fps).limit_denominator(1001), {"crf": str(crf), "threads": "1"}  # with more, bytes vary
-    with replacing(path) as temporary, av.open(str(temporary), "w", "mp4", {"movflags": "faststart"}) as out:
-        stream = out.add_stream("libx264", rate=rate, options=options)
+    options = {"movflags": "faststart"}
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
+        stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": str(crf)})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

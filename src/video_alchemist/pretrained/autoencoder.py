@@ -45,9 +45,7 @@ class _Normalised:
         num_frames, ratio = video.shape[2], self.temporal_ratio
         if num_frames % ratio != 1:
             nearest = max(0, round((num_frames - 1) / ratio)) * ratio + 1
-            raise ValueError(
-                f"{num_frames} frames; expected {ratio} * k + 1 for this autoencoder, nearest: {nearest}"
-            )
+            raise ValueError(f"{num_frames} frames; expected {ratio} * k + 1 for this autoencoder, nearest: {nearest}")
         z = self.model.encode(video.to(self.model.dtype)).latent_dist.mode()
         mean, std = self._statistics(z)
         return (z - mean) / std
