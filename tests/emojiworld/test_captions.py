@@ -37,6 +37,18 @@ def test_every_actor_is_named_once_with_its_action(captioned):
             assert actor.action in text or partner_meets
 
 
+def test_actors_are_named_from_left_to_right(captioned):
+    """In any order, only noise says who stands where, and a small model mixes the subjects; pairs come first."""
+    for scene, _, _, named in captioned:
+        actors = [scene.actors[a] for a in named if a != BACKGROUND]
+        paired = {actor.partner for actor in actors} - {None}
+        if not paired or actors[0].action == "meets":
+            places = [actor.x for actor in actors if not paired or actor.partner is not None]
+            assert places == sorted(places)
+        if paired:
+            assert actors[0].partner is not None and scene.actors[actors[0].partner] == actors[1]
+
+
 def test_broader_words_and_backgrounds_have_their_shares(captioned):
     """Without broader words the text alone would tell what to draw, and binding could not be learned."""
     actors = [actor for scene, *_ in captioned for actor in scene.actors]

@@ -1,8 +1,9 @@
 """The shipped text encoder: T5's class with a tokenizer of its own, trained to fill masked words of captions and to say
-at every entity's word what that entity does.
+at every entity's word what that entity does and whether it is named first, second or third.
 
 A T5 of billions of words knows from them who does what. Filling masked words of our captions does not teach it: of two
-entities, a linear probe of the word's token told the action of a third. Binding (§3.2) hands on just these tokens.
+entities, a linear probe of the word's token told the action of a third, and the order of two thirds. Binding (§3.2)
+hands on just these tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH
 from video_alchemist.emojiworld.recipes.fit import fit, rng_of
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import sample_scenes
-from video_alchemist.emojiworld.scenes import ACTIONS, Scene
+from video_alchemist.emojiworld.scenes import ACTIONS, MAX_ACTORS, Scene
 from video_alchemist.model.binding import token_index
 
 MASK_SHARE = 0.2
@@ -64,19 +65,22 @@ def build_tokenizer(vocab_size: int, max_length: int) -> PreTrainedTokenizerFast
     )
 
 
-def actions_told(scenes: Sequence[Scene], offsets: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
-    """(B, S): at the tokens of an actor's word, of its scene's caption, its action's number in ACTIONS, else UNTOLD.
+def roles_told(scenes: Sequence[Scene], offsets: Sequence[Sequence[tuple[int, int]]]) -> tuple[Tensor, Tensor]:
+    """Two of (B, S): at the tokens of an actor's word, of its scene's caption, its action's number in ACTIONS and its
+    own among the caption's actors; else UNTOLD.
 
     offsets: the characters of each token of the captions (TextEncoding.offsets).
     """
-    told = torch.full((len(scenes), len(offsets[0])), UNTOLD)
+    actions = torch.full((len(scenes), len(offsets[0])), UNTOLD)
+    orders = actions.clone()
     for row, scene in enumerate(scenes):
         _, entities, actors = caption(scene, load_assets())
-        for entity, actor in zip(entities, actors, strict=True):
-            if actor != BACKGROUND:
-                tokens = [index for index in token_index(offsets[row], entity.span, WORD_LENGTH) if index >= 0]
-                told[row, tokens] = ACTIONS.index(scene.actors[actor].action)
-    return told
+        named = [(entity, actor) for entity, actor in zip(entities, actors, strict=True) if actor != BACKGROUND]
+        for order, (entity, actor) in enumerate(named):
+            tokens = [index for index in token_index(offsets[row], entity.span, WORD_LENGTH) if index >= 0]
+            actions[row, tokens] = ACTIONS.index(scene.actors[actor].action)
+            orders[row, tokens] = order
+    return actions, orders
 
 
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
@@ -91,14 +95,14 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     torch.manual_seed(0)
     config = T5Config(**{**scale.text_encoder, "vocab_size": len(tokenizer)}, feed_forward_proj="gated-gelu")
     encoder, head = T5EncoderModel(config), nn.Linear(config.d_model, config.vocab_size)
-    action_head = nn.Linear(config.d_model, len(ACTIONS))
-    modules = nn.ModuleList([encoder, head, action_head]).to(device)
+    action_head, order_head = nn.Linear(config.d_model, len(ACTIONS)), nn.Linear(config.d_model, MAX_ACTORS)
+    modules = nn.ModuleList([encoder, head, action_head, order_head]).to(device)
 
     def loss(step: int) -> Tensor:
         scenes = sample_scenes(5, step * BATCH, BATCH)
         texts = [caption(scene, load_assets())[0] for scene in scenes]
         inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, return_offsets_mapping=True)
-        told = actions_told(scenes, inputs["offset_mapping"].tolist()).to(device)
+        actions, orders = roles_told(scenes, inputs["offset_mapping"].tolist())
         ids, attention = inputs["input_ids"], inputs["attention_mask"]
         masked = (torch.rand(ids.shape, generator=rng_of(1, step)) < MASK_SHARE) & (ids >= len(SPECIALS))
         hidden = encoder(
@@ -107,8 +111,13 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         # Unmasked words are predicted too, lightly: a word's embedding must keep saying which word it is.
         logits, known = head(hidden[masked.to(device)]), head(hidden[((ids >= len(SPECIALS)) & ~masked).to(device)])
         own = F.cross_entropy(known, ids[(ids >= len(SPECIALS)) & ~masked].to(device))
-        done = F.cross_entropy(action_head(hidden).flatten(0, 1), told.flatten(), ignore_index=UNTOLD)
-        return F.cross_entropy(logits, ids[masked].to(device)) + 0.2 * own + done
+        roles = torch.stack(
+            [
+                F.cross_entropy(head_of(hidden).flatten(0, 1), told.flatten().to(device), ignore_index=UNTOLD)
+                for head_of, told in ((action_head, actions), (order_head, orders))
+            ]
+        )
+        return F.cross_entropy(logits, ids[masked].to(device)) + 0.2 * own + roles.sum()
 
     if fit("text_encoder", modules, loss, scale.text_steps, 2e-3, work, time_limit):
         encoder.save_pretrained(out)
