@@ -49,8 +49,8 @@ class PlacedReference:
 
 
 def place_references(condition: Condition, max_images: int = MAX_IMAGES) -> list[PlacedReference]:
-    """References in the order of their words in the text, as in training (App. A.3): which of two subjects a user
-    names first must not change the video. Pictures of one word keep their order."""
+    """References in the order of their words in the text: which of two subjects a user names first must not change the
+    video. Pictures of one word keep their order."""
     if len(condition.references) > max_images:
         raise ValueError(
             f"{len(condition.references)} reference images; expected at most {max_images}, as the model was trained on"

@@ -245,9 +245,10 @@ class EncodedWorld:
         return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask, origin=origin)
 
     def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:
-        """App. A.3 on one clip: (entity, picture) pairs in the order of their words in the caption."""
-        slots, words = self.tensors["slots"][row].tolist(), self.tensors["word_index"][row, :, 0].tolist()
+        """App. A.3 on one clip: (entity, picture) pairs in random order, so that a picture's number is no stand-in for
+        its word."""
+        slots = self.tensors["slots"][row].tolist()
         candidates = {str(actor): [slot for slot in slots[actor] if slot >= 0] for actor in range(len(slots) - 1)}
         ground = slots[BACKGROUND][0]
         pairs = select(candidates, (str(len(slots) - 1), ground) if ground >= 0 else None, rng, max_images=max_images)
-        return sorted(((int(name), slot) for name, slot in pairs), key=lambda pair: words[pair[0]])
+        return [(int(pairs[i][0]), pairs[i][1]) for i in rng.permutation(len(pairs))]

@@ -28,7 +28,7 @@ class Scale:
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
     autoencoder_image_steps: int = 3200
     autoencoder_clip_steps: int = 6000
-    text_steps: int = 1000
+    text_steps: int = 1400
     image_steps: int = 450
     image_scenes: int = 16_384  # encoded once, trained on in random order with other references every time
     clip_scenes: int = 4096
