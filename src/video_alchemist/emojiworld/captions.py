@@ -13,6 +13,7 @@ from video_alchemist.records import Entity
 
 BACKGROUND = -1
 BACKGROUND_SHARE = 0.85
+UNSAID_SHARE = 0.5  # of those who wait, where the sentence bears it: people write "a dog jumps beside a robot"
 LIGHTS = {"day": ("", "", " on a bright day"), "night": (" at night",), "sunset": (" at sunset",)}
 
 
@@ -45,6 +46,12 @@ def article(word: str) -> str:
     return "an" if vowel else "a"
 
 
+def _does(rng: np.random.Generator, actor: Actor, link: str) -> str:
+    """An actor's action after its name; of one that only waits, now and then nothing."""
+    unsaid = actor.action == "waits" and rng.random() < UNSAID_SHARE
+    return "" if unsaid else link + actor.action
+
+
 def caption(scene: Scene, assets: Assets) -> tuple[str, tuple[Entity, ...], tuple[int, ...]]:
     """A scene in words: the text, its entities in order, and the actor each names (-1 = the background)."""
     rng = np.random.default_rng((scene.seed, 77))
@@ -54,20 +61,21 @@ def caption(scene: Scene, assets: Assets) -> tuple[str, tuple[Entity, ...], tupl
     order = sorted(range(len(scene.actors)), key=lambda i: (scene.actors[i].partner is None, scene.actors[i].x))
     first = order.pop(0)
     writer.actor(first, scene.actors[first])
-    writer.add(f" {scene.actors[first].action}")
+    said = _does(rng, scene.actors[first], " ")
+    writer.add(said)
     partner = scene.actors[first].partner
     if scene.actors[first].action in PAIR_ACTIONS and partner is not None:
         order.remove(partner)
         writer.add(" ")
         writer.actor(partner, scene.actors[partner])
         if scene.actors[first].action == "hides behind":
-            writer.add(f" that {scene.actors[partner].action}")
+            writer.add(_does(rng, scene.actors[partner], " that "))
     for index in order:
         actor = scene.actors[index]
-        joint = rng.choice(("beside", "and", "while"))
-        writer.add(" beside " if joint == "beside" else f" {joint} ")
+        joint = rng.choice(("beside", "and", "while")) if said else "beside"
+        writer.add(f" {joint} ")
         writer.actor(index, actor)
-        writer.add(f" that {actor.action}" if joint == "beside" else f" {actor.action}")
+        writer.add(_does(rng, actor, " that ") if joint == "beside" else f" {actor.action}")
     if rng.random() < BACKGROUND_SHARE:
         writer.add(f" {BACKGROUNDS[scene.background.name][0]} ")
         writer.name(scene.background.name, "background", BACKGROUND)
