@@ -115,7 +115,7 @@ def background(judges: Judges, scale: Scale, num_samples: int, seed: int = SEED 
 def text(judges: Judges, scale: Scale, num_samples: int, seed: int = SEED + 20) -> Study:
     """Prompts alone: is the action recognised among all?"""
     scenes = [
-        replace(scene, actors=(replace(scene.actors[0], action=SOLO_ACTIONS[i % len(SOLO_ACTIONS)]),))
+        told(replace(scene, actors=(replace(scene.actors[0], action=SOLO_ACTIONS[i % len(SOLO_ACTIONS)]),)))
         for i, scene in enumerate(sample_scenes(seed, 0, num_samples, num_actors=1))
     ]
     samples = [Sample(scene, words(scene)) for scene in scenes]
@@ -229,6 +229,13 @@ def other_places(scene: Scene, rng: np.random.Generator) -> list[Scene]:
 def words(scene: Scene) -> str:
     """The prompt that a scene's caption is."""
     return caption(scene, load_assets())[0]
+
+
+def told(scene: Scene) -> Scene:
+    """The scene under a seed with which its caption says what its first actor does: one that waits may be only named."""
+    while scene.actors[0].action not in words(scene):
+        scene = replace(scene, seed=scene.seed + 1)
+    return scene
 
 
 def place_words(scene: Scene) -> list[str]:
