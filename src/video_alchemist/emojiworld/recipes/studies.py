@@ -232,7 +232,7 @@ def words(scene: Scene) -> str:
 
 
 def told(scene: Scene) -> Scene:
-    """The scene under a seed with which its caption says what its first actor does: one that waits may be only named."""
+    """The scene under a seed with which its caption says what its first actor does: who waits may only be named."""
     while scene.actors[0].action not in words(scene):
         scene = replace(scene, seed=scene.seed + 1)
     return scene
