@@ -13,7 +13,7 @@ import statistics
 import time
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 
 from video_alchemist.pretrained import autoencoder
 from video_alchemist.sampling.pipeline import SHIPPED
@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    model = AutoencoderKLCogVideoX.from_pretrained(SHIPPED["emojiworld"] / "autoencoder", torch_dtype=torch.float32)
-    coder = autoencoder.CogVideoXAutoencoder(model)
+    model = AutoencoderKLLTXVideo.from_pretrained(SHIPPED["emojiworld"] / "autoencoder", torch_dtype=torch.float32)
+    coder = autoencoder.LTXAutoencoder(model)
     z = torch.randn(args.clips, model.config.latent_channels, 5, 8, 8)
     sizes = [size for size in (args.clips, 8, 4, 2) if size <= args.clips]
     taken: dict[int, list[float]] = {size: [] for size in sizes}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
+from diffusers import AutoencoderKLCogVideoX, AutoencoderKLLTXVideo, AutoencoderKLWan
 
-from video_alchemist.pretrained.autoencoder import CPU_BATCH, CogVideoXAutoencoder, WanAutoencoder
+from video_alchemist.pretrained.autoencoder import CPU_BATCH, CogVideoXAutoencoder, LTXAutoencoder, WanAutoencoder
 from video_alchemist.pretrained.roles import autoencoder_role
 
 
@@ -88,6 +88,50 @@ def test_wan(wan: AutoencoderKLWan, num_frames: int) -> None:
     torch.testing.assert_close(z[:, 5], (raw[:, 5] - 0.9653) / 1.7708)
     assert autoencoder.decode(z).shape == video.shape
     torch.testing.assert_close(autoencoder.decode(z), wan.decode(raw).sample, atol=1e-5, rtol=1e-4)
+
+
+def ltx(**options) -> AutoencoderKLLTXVideo:
+    torch.manual_seed(0)
+    return AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        down_block_types=("LTXVideoDownBlock3D",) * 2,
+        layers_per_block=(1,) * 3,
+        decoder_layers_per_block=(1,) * 3,
+        spatio_temporal_scaling=(True,) * 2,
+        decoder_spatio_temporal_scaling=(True,) * 2,
+        decoder_inject_noise=(False,) * 3,
+        upsample_residual=(False,) * 2,
+        upsample_factor=(1,) * 2,
+        patch_size=2,
+        **options,
+    ).eval()
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 9, 17])
+@torch.no_grad()
+def test_ltx(num_frames: int) -> None:
+    """Guards against LTX-Video's statistics being looked for in the config: they are among the weights, and the factor
+    of the config comes on top."""
+    model = ltx(scaling_factor=0.5)
+    model.latents_mean[1], model.latents_std[1] = 0.75, 2.0
+    autoencoder = autoencoder_role(model)
+    assert isinstance(autoencoder, LTXAutoencoder)
+    assert (autoencoder.temporal_ratio, autoencoder.spatial_ratio) == (4, 8)
+    video = torch.rand(1, 3, num_frames, 16, 24) * 2 - 1
+    z = autoencoder.encode(video)
+    assert z.shape == (1, 4, (num_frames - 1) // 4 + 1, 2, 3)
+    raw = model.encode(video).latent_dist.mode()
+    torch.testing.assert_close(z[:, 1], (raw[:, 1] - 0.75) / 2.0 * 0.5)
+    assert autoencoder.decode(z).shape == video.shape
+    torch.testing.assert_close(autoencoder.decode(z), model.decode(raw).sample.clamp(-1, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_ltx_that_denoises_in_decoding() -> None:
+    """LTX-Video's later decoders take a time step, which nobody here gives them."""
+    with pytest.raises(ValueError, match="timestep_conditioning; expected one that decodes without a time step"):
+        autoencoder_role(ltx(timestep_conditioning=True))
 
 
 def test_roles_go_by_class(model: AutoencoderKLCogVideoX) -> None:

@@ -33,7 +33,7 @@ class Autoencoder(Protocol):
 
 
 class _Normalised:
-    """What both autoencoders of diffusers share: latents normalised by the statistics of their config."""
+    """What the autoencoders of diffusers share: latents normalised by the statistics of their config."""
 
     def __init__(self, model: Any, temporal_ratio: int, spatial_ratio: int) -> None:
         self.model = model
@@ -72,6 +72,23 @@ class WanAutoencoder(_Normalised):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, model.config.scale_factor_temporal, model.config.scale_factor_spatial)
+
+
+class LTXAutoencoder(_Normalised):
+    """diffusers' AutoencoderKLLTXVideo, whose statistics are weights; only decoders that take no time step.
+
+    Raises:
+        ValueError: the decoder wants a time step.
+    """
+
+    def __init__(self, model: Any) -> None:
+        if model.config.timestep_conditioning:
+            raise ValueError("an autoencoder with timestep_conditioning; expected one that decodes without a time step")
+        super().__init__(model, model.temporal_compression_ratio, model.spatial_compression_ratio)
+
+    def _statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (values.to(z).view(1, -1, 1, 1, 1) for values in (self.model.latents_mean, self.model.latents_std))
+        return mean, std / self.model.config.scaling_factor
 
 
 class CogVideoXAutoencoder(_Normalised):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from video_alchemist.pretrained.autoencoder import Autoencoder, CogVideoXAutoencoder, WanAutoencoder
+from video_alchemist.pretrained.autoencoder import Autoencoder, CogVideoXAutoencoder, LTXAutoencoder, WanAutoencoder
 from video_alchemist.pretrained.image_encoder import ImageEncoder
 from video_alchemist.pretrained.text_encoder import TextEncoder
 
-AUTOENCODERS = {"AutoencoderKLCogVideoX": CogVideoXAutoencoder, "AutoencoderKLWan": WanAutoencoder}
+AUTOENCODERS = {
+    "AutoencoderKLCogVideoX": CogVideoXAutoencoder,
+    "AutoencoderKLWan": WanAutoencoder,
+    "AutoencoderKLLTXVideo": LTXAutoencoder,
+}
 
 
 class Roles(NamedTuple):

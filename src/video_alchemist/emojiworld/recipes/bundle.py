@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from transformers import (
     Dinov2Model,
     GroundingDinoForObjectDetection,
@@ -41,7 +41,7 @@ def assemble(scale: Scale, work: Path, run: str = "transformer") -> AlchemistPip
     height, width = scale.size
     return AlchemistPipeline(
         transformer=trained_transformer(work / f"{run}.run"),
-        autoencoder=AutoencoderKLCogVideoX.from_pretrained(work / "autoencoder"),
+        autoencoder=AutoencoderKLLTXVideo.from_pretrained(work / "autoencoder"),
         text_encoder=T5EncoderModel.from_pretrained(work / "text_encoder"),
         tokenizer=PreTrainedTokenizerFast.from_pretrained(work / "tokenizer"),
         image_encoder=Dinov2Model.from_pretrained(work / "image_encoder"),

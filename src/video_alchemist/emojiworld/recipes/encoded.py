@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Dinov2Model, PreTrainedTokenizerFast, T5EncoderModel
@@ -30,7 +30,7 @@ from video_alchemist.emojiworld.recipes.origins import origins, shares
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import WorldBatch, clip_times, make_batch, random_times, sample_scenes
 from video_alchemist.model.binding import token_index
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder, collapsed_time
+from video_alchemist.pretrained.autoencoder import LTXAutoencoder
 from video_alchemist.pretrained.image_encoder import ViTImageEncoder
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
 from video_alchemist.records import MAX_IMAGES
@@ -62,9 +62,9 @@ class Encoders:
     device: str
 
     @cached_property
-    def autoencoder(self) -> CogVideoXAutoencoder:
-        return CogVideoXAutoencoder(
-            _frozen(AutoencoderKLCogVideoX.from_pretrained(self.folder / "autoencoder"), self.device)
+    def autoencoder(self) -> LTXAutoencoder:
+        return LTXAutoencoder(
+            _frozen(AutoencoderKLLTXVideo.from_pretrained(self.folder / "autoencoder"), self.device)
         )
 
     @cached_property
@@ -87,8 +87,7 @@ def _frozen(model: torch.nn.Module, device: str) -> torch.nn.Module:
 def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, seed: int) -> dict[str, Tensor]:
     """Everything a training step needs to know of some clips, as CPU tensors in half precision."""
     device = encoders.device
-    with collapsed_time(batch.video.shape[2]):
-        z0 = encoders.autoencoder.encode(batch.video)
+    z0 = encoders.autoencoder.encode(batch.video)
     text = encoders.text(batch.captions)
     num_clips, num_tokens = len(batch.captions), encoders.scale.max_text_length
     tokens = torch.zeros(num_clips, num_tokens, text.tokens.shape[-1])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPModel
@@ -27,7 +27,7 @@ from video_alchemist.emojiworld.recipes.lossy import compress
 from video_alchemist.emojiworld.recipes.world import random_times, sample_scenes
 from video_alchemist.emojiworld.render import render
 from video_alchemist.emojiworld.scenes import Split
-from video_alchemist.pretrained.autoencoder import Autoencoder, CogVideoXAutoencoder, collapsed_time
+from video_alchemist.pretrained.autoencoder import Autoencoder, LTXAutoencoder
 from video_alchemist.pretrained.image_text import CLIP_MEAN, CLIP_STD, ClipImageTextEncoder
 from video_alchemist.pretrained.quality_model import QualityHead, probe
 
@@ -81,8 +81,8 @@ def precompute(rounds: int, work: Path, device: str, autoencoder: Path) -> Path:
 
 
 def load_coder(folder: Path, device: str) -> Autoencoder:
-    model = AutoencoderKLCogVideoX.from_pretrained(folder, torch_dtype=torch.float32)
-    return CogVideoXAutoencoder(model.requires_grad_(False).eval().to(device))
+    model = AutoencoderKLLTXVideo.from_pretrained(folder, torch_dtype=torch.float32)
+    return LTXAutoencoder(model.requires_grad_(False).eval().to(device))
 
 
 def _embedder(folder: Path, device: str) -> Callable[[Tensor], Tensor]:
@@ -149,10 +149,9 @@ def _shuffled(frames: Tensor, strength: Tensor, generator: torch.Generator, code
 
 def _coded(frames: Tensor, strength: Tensor, generator: torch.Generator, coder: Autoencoder) -> Tensor:
     """Through the autoencoder, with noise upon the latents."""
-    with collapsed_time():
-        z = coder.encode(2 * frames[:, :, None] - 1)
-        noise = torch.randn(z.shape, generator=generator).to(z)
-        return (coder.decode(z + LATENT_NOISE * strength[..., None] * noise)[:, :, 0] + 1) / 2
+    z = coder.encode(2 * frames[:, :, None] - 1)
+    noise = torch.randn(z.shape, generator=generator).to(z)
+    return (coder.decode(z + LATENT_NOISE * strength[..., None] * noise)[:, :, 0] + 1) / 2
 
 
 def _compressed(frames: Tensor, strength: Tensor, generator: torch.Generator, coder: Autoencoder) -> Tensor:

@@ -10,24 +10,23 @@ from typing import Any
 class Scale:
     """Sizes are (height, width) in pixels; steps count optimiser steps, of `batch` samples each.
 
-    The dictionaries are the configurations of AutoencoderKLCogVideoX, T5Config, Dinov2Config and AlchemistTransformer.
+    The dictionaries are the configurations of AutoencoderKLLTXVideo, T5Config, Dinov2Config and AlchemistTransformer.
     """
 
     name: str
     size: tuple[int, int] = (64, 64)
     num_frames: int = 17
     fps: float = 12.0
-    latent_channels: int = 16
+    latent_channels: int = 48
     autoencoder: dict[str, Any] = field(default_factory=dict)
     text_encoder: dict[str, Any] = field(default_factory=dict)
     image_encoder: dict[str, Any] = field(default_factory=dict)
     transformer: dict[str, Any] = field(default_factory=dict)
     reference_size: int = 48
     max_text_length: int = 40
-    autoencoder_batch: tuple[int, int] = (16, 4)  # pictures, clips
+    autoencoder_batch: int = 8
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
-    autoencoder_image_steps: int = 3200
-    autoencoder_clip_steps: int = 6000
+    autoencoder_steps: int = 2800
     text_steps: int = 1400
     image_steps: int = 450
     image_scenes: int = 16_384  # encoded once, trained on in random order with other references every time
@@ -57,7 +56,7 @@ class Scale:
 # in ten times the time. Latents are not patched: an actor is some 30 pixels high, four tokens of 8.
 SMALL = Scale(
     name="small",
-    autoencoder={"block_out_channels": (16, 32, 64, 64), "layers_per_block": 1, "norm_num_groups": 8},
+    autoencoder={"block_out_channels": (24, 64, 128), "decoder_block_out_channels": (48, 96)},
     text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
     image_encoder={
         "hidden_size": 192,
@@ -72,7 +71,7 @@ SMALL = Scale(
 # As large as a bundle of 60 MB lets it be.
 BASE = Scale(
     name="base",
-    autoencoder={"block_out_channels": (32, 64, 64, 96), "layers_per_block": 1, "norm_num_groups": 8},
+    autoencoder={"block_out_channels": (48, 128, 256), "decoder_block_out_channels": (96, 192)},
     text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
     image_encoder={
         "hidden_size": 192,
@@ -82,10 +81,9 @@ BASE = Scale(
         "layerscale_value": 0.1,
     },
     transformer={"hidden_size": 224, "depth": 8, "num_heads": 7, "patch_size": (1, 1, 1), "place_grid": (8, 8)},
-    autoencoder_batch=(64, 16),
+    autoencoder_batch=32,
     crop=64,
-    autoencoder_image_steps=10_000,
-    autoencoder_clip_steps=4000,
+    autoencoder_steps=10_000,
     text_steps=4000,
     image_steps=4000,
     image_scenes=65_536,

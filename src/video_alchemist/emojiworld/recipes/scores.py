@@ -22,7 +22,7 @@ from video_alchemist.emojiworld.recipes.judges import Judges
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.studies import BATCH, Sample, Study, studies
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch
-from video_alchemist.pretrained.autoencoder import CogVideoXAutoencoder
+from video_alchemist.pretrained.roles import autoencoder_role
 from video_alchemist.video import contact_sheet
 
 
@@ -127,7 +127,7 @@ def true_videos(samples: Sequence[Sample], scale: Scale) -> Tensor:
 
 def reconstruct(pipe: Any, videos: Tensor) -> Tensor:
     """Through the autoencoder and back."""
-    autoencoder = CogVideoXAutoencoder(pipe.autoencoder)
+    autoencoder = autoencoder_role(pipe.autoencoder)
     parts = [autoencoder.decode(autoencoder.encode(part.float() / 127.5 - 1)) for part in videos.split(BATCH)]
     return to_bytes(torch.cat(parts))
 
