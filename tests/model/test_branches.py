@@ -24,6 +24,7 @@ VARIANTS: list[dict[str, Any]] = [
     dict(shared_cross_attention=True),
     WAN,
     dict(WAN, shared_cross_attention=True),
+    dict(WAN, input_skip=True),
 ]
 BRANCHES = [(False, True), (True, True), (True, False), (False, False)]  # (text, images), as in App. B.3's equations
 
@@ -134,7 +135,7 @@ def test_branches_share_what_does_not_depend_on_them() -> None:
 @pytest.mark.parametrize("offload_type", ["block_level", "leaf_level"])
 def test_group_offloading_reaches_every_method(tmp_path: Path, offload_type: str) -> None:
     """Guards against keys, bindings and tables made of weights that are not there: offloaded ones are garbage here."""
-    transformer = build()
+    transformer = build(input_skip=True)
     z, t = latents()
     expected = transformer(z, t, cache=transformer.cache(**condition(transformer), branches=BRANCHES))
     table = transformer.modulations(t)

@@ -56,6 +56,7 @@ VARIANTS: list[dict[str, Any]] = [
     dict(shared_cross_attention=True),
     dict(shared_cross_attention=True, qk_norm=True),
     dict(place_grid=(2, 3)),
+    dict(input_skip=True),
 ]
 variants = pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "+".join(options) or "separate")
 
@@ -211,9 +212,10 @@ def test_saving_and_loading(tmp_path: Path, options: dict[str, Any]) -> None:
 
 def test_fresh_transformer_predicts_zero() -> None:
     """Guards against a lost zero initialisation (App. B.1, adaLN-Zero)."""
-    transformer = build(awake=False)
-    z, t = latents()
-    assert torch.equal(transformer(z, t, **condition(transformer)), torch.zeros_like(z))
+    for skip in (False, True):
+        transformer = build(awake=False, input_skip=skip)
+        z, t = latents()
+        assert torch.equal(transformer(z, t, **condition(transformer)), torch.zeros_like(z))
 
 
 def test_patches_return_to_their_place() -> None:
@@ -235,6 +237,19 @@ def test_self_conditioning_starts_from_zeros() -> None:
     assert not torch.allclose(transformer(z, t), transformer(z, t, z0_estimate=z))
     with pytest.raises(ValueError, match="without self_conditioning"):
         build()(z, t, z0_estimate=z)
+
+
+def test_input_skip_scales_the_latents() -> None:
+    """Guards against a skip of the estimate, of patches out of order, or of another sample's time: with a silent
+    network what comes out is what went in, times a number that the time and the channel decide."""
+    transformer = build(input_skip=True, self_conditioning=True, patch_size=(1, 2, 2))
+    for parameter in transformer.final_layer.linear.parameters():
+        torch.nn.init.zeros_(parameter)
+    z, t = latents()
+    ratio = transformer(z, t, z0_estimate=torch.randn_like(z)) / z
+    same_place_of_patches = ratio[:, :, 0, ::2, ::2]
+    torch.testing.assert_close(same_place_of_patches, same_place_of_patches[..., :1, :1].expand(-1, -1, 2, 3))
+    assert not torch.allclose(ratio[0], ratio[1]) and not torch.allclose(ratio[:, 0], ratio[:, 1])
 
 
 def test_word_binding_reaches_the_video() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import AutoencoderKLCogVideoX, PipelineQuantizationConfig, TorchAoConfig
+from diffusers import AutoencoderKLLTXVideo, PipelineQuantizationConfig, TorchAoConfig
 
 from video_alchemist.dataset.picture import compose, read_picture
 from video_alchemist.pretrained.roles import autoencoder_role
@@ -116,7 +116,7 @@ def test_quantisation(pipeline: AlchemistPipeline, pipeline_folder: Path, frames
 @torch.no_grad()
 def test_slicing_and_tiling() -> None:
     """On the shipped autoencoder and a picture: slices of a batch are exact, four tiles are within 30 dB of one."""
-    network = AutoencoderKLCogVideoX.from_pretrained(SHIPPED["emojiworld"] / "autoencoder", torch_dtype=torch.float32)
+    network = AutoencoderKLLTXVideo.from_pretrained(SHIPPED["emojiworld"] / "autoencoder", torch_dtype=torch.float32)
     autoencoder = autoencoder_role(network.eval())
     beach = read_picture(Reference("beach", Path(__file__).parents[2] / "docs" / "demo" / "beach.png"))
     video = compose(beach, 64)[None, :, None] * 2 - 1  # (1, 3, 1, 64, 64)
@@ -124,7 +124,7 @@ def test_slicing_and_tiling() -> None:
     expected = autoencoder.decode(z)
     network.enable_slicing()
     torch.testing.assert_close(autoencoder.decode(z), expected, atol=1e-5, rtol=1e-5)
-    network.enable_tiling(48, 48, 0.5, 0.5)
+    network.enable_tiling(48, 48, tile_sample_stride_height=32, tile_sample_stride_width=32)
     tiled = autoencoder.decode(z)
     error = float((tiled - expected).square().mean())
     assert tiled.shape == expected.shape and 0 < error < 4 / 1000  # colours are in [-1, 1]

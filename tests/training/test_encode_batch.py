@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from video_alchemist.dataset.loader import ClipBatch
-from video_alchemist.pretrained.autoencoder import collapsed_time
 from video_alchemist.pretrained.roles import Roles
+from video_alchemist.pretrained.single_frames import collapsed_time
 from video_alchemist.pretrained.text_encoder import T5TextEncoder
 from video_alchemist.training import encode
 from video_alchemist.training.encode import encode_batch, encode_video

@@ -13,9 +13,10 @@ from torch import Tensor
 from video_alchemist.dataset.batch import Batch
 from video_alchemist.dataset.loader import ClipBatch
 from video_alchemist.model.binding import token_index
-from video_alchemist.pretrained.autoencoder import Autoencoder, collapsed_time
+from video_alchemist.pretrained.autoencoder import Autoencoder
 from video_alchemist.pretrained.image_encoder import ImageEncoder
 from video_alchemist.pretrained.roles import Roles
+from video_alchemist.pretrained.single_frames import collapsed_time
 from video_alchemist.pretrained.text_encoder import TextEncoding
 
 MAX_PIXELS = 1024 * 576  # of a frame, of all clips that go through the autoencoder together: they decide its memory

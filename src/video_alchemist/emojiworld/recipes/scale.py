@@ -65,13 +65,20 @@ SMALL = Scale(
         "patch_size": 8,
         "layerscale_value": 0.1,  # blocks begin as small corrections of what the patches tell
     },
-    transformer={"hidden_size": 128, "depth": 6, "num_heads": 4, "patch_size": (1, 1, 1), "place_grid": (8, 8)},
+    transformer={
+        "hidden_size": 128,
+        "depth": 6,
+        "num_heads": 4,
+        "patch_size": (1, 1, 1),
+        "place_grid": (8, 8),
+        "input_skip": True,  # 48 channels of noise in a width of 128
+    },
 )
 
 # As large as a bundle of 60 MB lets it be.
 BASE = Scale(
     name="base",
-    autoencoder={"block_out_channels": (48, 128, 256), "decoder_block_out_channels": (96, 192)},
+    autoencoder={"block_out_channels": (32, 64, 128), "decoder_block_out_channels": (64, 128)},
     text_encoder={"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 384, "vocab_size": 2048},
     image_encoder={
         "hidden_size": 192,
@@ -80,7 +87,14 @@ BASE = Scale(
         "patch_size": 8,
         "layerscale_value": 0.1,
     },
-    transformer={"hidden_size": 224, "depth": 8, "num_heads": 7, "patch_size": (1, 1, 1), "place_grid": (8, 8)},
+    transformer={
+        "hidden_size": 224,
+        "depth": 8,
+        "num_heads": 7,
+        "patch_size": (1, 1, 1),
+        "place_grid": (8, 8),
+        "input_skip": True,
+    },
     autoencoder_batch=32,
     crop=64,
     autoencoder_steps=10_000,
