@@ -61,7 +61,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
     _supports_gradient_checkpointing = True
     _no_split_modules = ["AlchemistBlock"]  # type: ignore[assignment]
     _repeated_blocks = ["AlchemistBlock"]
-    _skip_layerwise_casting_patterns = ["embedding", "time_projection", "final_layer", "skip_scale", "norm"]  # type: ignore[assignment]
+    _skip_layerwise_casting_patterns = ["embedding", "time_projection", "final_layer", "norm"]  # type: ignore[assignment]
     _keep_in_fp32_modules = ["time_embedding", "table", "text_norm"]  # type: ignore[assignment]
 
     @register_to_config
@@ -98,8 +98,8 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         self_conditioning: the paper gives only the word and a probability of 0.9 (Table 5). We read it as in Analog
         Bits (Chen et al. 2022): the net also sees its last estimate of z0, as further channels, zeros where none is.
         qk_norm: None, "per_head" or "across_heads"; False and True of older configurations are the first two.
-        input_skip: adds the noisy latents, scaled a channel by the time, to the result (c_skip of Karras et al. 2022,
-        learned), so that a narrow network need not carry the noise of all channels through its width.
+        input_skip: the last layer also tells how much of a token's noisy values is added to its result (c_skip of
+        Karras et al. 2022, learned), so that narrow networks need not carry the noise of all channels through.
         place_grid: (rows, columns) of model/place.py. The other six are Wan 2.1's: ffn_size instead of mlp_ratio;
         text_projection, a network before all blocks; text_norm, text_bias: before and in attention to text.
         """
@@ -142,8 +142,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
             )
             for _ in range(depth)
         )
-        self.final_layer = FinalLayer(hidden_size, patch_channels, modulation)
-        self.skip_scale = nn.Linear(hidden_size, patch_channels) if input_skip else None
+        self.final_layer = FinalLayer(hidden_size, patch_channels * (2 if input_skip else 1), modulation)
         self.gradient_checkpointing = False
         self.initialize_weights()
 
@@ -155,8 +154,6 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         if self.time_projection is not None:
             nn.init.zeros_(self.time_projection.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
-        if self.skip_scale is not None:
-            nn.init.zeros_(self.skip_scale.weight)
         self._initialize_personalization()
 
     def _initialize_personalization(self) -> None:
@@ -234,23 +231,22 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
     # The network
 
     def modulations(self, times: Tensor) -> Tensor:
-        """Shifts, scales and gates of all layers for a schedule (n,) -> (n, (6 * depth + 2) * D, and the input_skip's);
-        a row of it goes to `forward(modulation=...)`."""
-        depth = len(self.blocks)
+        """Shifts, scales and gates of all layers for a schedule (n,) -> (n, (6 * depth + 2) * D); a row of it goes to
+        `forward(modulation=...)`."""
         with onloaded(self):
-            embedded = self._embed_time(times, self.dtype)
-            last = [self.final_layer.adaLN_modulation(embedded[depth]), *embedded[depth + 1 :]]
-        blocks = zip(self._onloaded_blocks(), embedded[:depth], strict=True)
-        return torch.cat([*(block.adaLN_modulation(time) for block, time in blocks), *last], dim=-1)
+            *embedded, final = self._embed_time(times, self.dtype)
+            final = self.final_layer.adaLN_modulation(final)
+        blocks = [
+            block.adaLN_modulation(time) for block, time in zip(self._onloaded_blocks(), embedded, strict=True)
+        ]
+        return torch.cat([*blocks, final], dim=-1)
 
     def _embed_time(self, t: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """What the modulations of every block, and of the final layer, are made of; the scale of the input_skip."""
-        t_emb, depth = self.time_embedding(t, dtype), len(self.blocks)                     # (B, D)
+        """What the modulations of every block, and of the final layer, are made of."""
+        t_emb = self.time_embedding(t, dtype)                                              # (B, D)
         if self.time_projection is None:
-            times = [F.silu(t_emb)] * (depth + 1)
-        else:
-            times = [self.time_projection(F.silu(t_emb))] * depth + [t_emb]                # (B, 6 * D), last (B, D)
-        return times if self.skip_scale is None else [*times, self.skip_scale(times[-1])]
+            return [F.silu(t_emb)] * (len(self.blocks) + 1)
+        return [self.time_projection(F.silu(t_emb))] * len(self.blocks) + [t_emb]          # (B, 6 * D), last (B, D)
 
     def _onloaded_blocks(self) -> Iterator[AlchemistBlock]:
         for block in self.blocks:
@@ -287,7 +283,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         if cache is not None and self.is_cache_enabled:  # diffusers' caches add a later block's output to this
             x = x.expand(len(cache.branches), -1, -1, -1)                                  # (G, B, T, D)
         tabulated = modulation is not None
-        times = self._embed_time(t, z.dtype) if modulation is None else self._split(modulation)
+        *times, final_time = self._embed_time(t, z.dtype) if modulation is None else self._split(modulation)
         head_dim = self.config["hidden_size"] // self.config["num_heads"]
         rotation = rope(grid, head_dim, self.config["rope_theta"], z.device)               # 2 x (T, head_dim / 2)
         for i, block in enumerate(self.blocks):
@@ -297,9 +293,10 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
                 x = self._gradient_checkpointing_func(block, *inputs)  # type: ignore[misc]
             else:
                 x = block(*inputs)                                                         # (G, B, T, D)
-        x = self.final_layer(x, times[len(self.blocks)], tabulated)                        # (G, B, T, patch channels)
-        if self.skip_scale is not None:
-            x = x + times[-1][:, None] * tokens[..., : x.shape[-1]]
+        x = self.final_layer(x, final_time, tabulated)                                     # (G, B, T, patch channels)
+        if self.config["input_skip"]:
+            x, scale = x.chunk(2, dim=-1)
+            x = x + scale * tokens[..., : x.shape[-1]]                                     # without z0_estimate
         f, h, w = grid
         pf, ph, pw = self.patch_size
         return rearrange(
@@ -307,9 +304,9 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         )
 
     def _split(self, modulation: Tensor) -> Sequence[Tensor]:
-        """A row of `modulations` -> (1, 6 * D) of every block, (1, 2 * D) of the final layer, scales of input_skip."""
-        width, skip = self.config["hidden_size"], () if self.skip_scale is None else (self.skip_scale.out_features,)
-        return modulation.view(1, -1).split([6 * width] * len(self.blocks) + [2 * width, *skip], dim=-1)
+        """A row of `modulations` -> (1, 6 * D) of every block, (1, 2 * D) of the final layer."""
+        width = self.config["hidden_size"]
+        return modulation.view(1, -1).split([6 * width] * len(self.blocks) + [2 * width], dim=-1)
 
     def _patchify(self, z: Tensor, z0_estimate: Tensor | None) -> tuple[Tensor, tuple[int, int, int]]:
         """(B, C, f, h, w) -> (B, T, C * patch volume) and the grid of patches."""
