@@ -23,9 +23,10 @@ def start_well(model: AutoencoderKLLTXVideo, video: Tensor) -> None:
 
     From a random start such a network takes thousands of steps to get where principal components are at once. Layers
     are set one after another, each by what it is given. Residual blocks begin as the identity; the last norm of either
-    half, which would divide by the brightness, is given a large constant beside, so that it hardly changes. What every
-    latent channel is scaled by lies between unit variance (fine detail as loud as what carries the picture) and the
-    variance in pixels (fine detail lost in the noise).
+    half, which would divide by the brightness, is given a large constant beside, so that it hardly changes; the
+    constant itself is not read, or two large numbers would have to cancel, which half precision does not bear. What
+    every latent channel is scaled by lies between unit variance (fine detail as loud as what carries the picture) and
+    the variance in pixels (fine detail lost in the noise).
 
     Args:
         video: (B, 3, F, H, W) in [-1, 1], some hundred thousand blocks.
@@ -52,6 +53,7 @@ def start_well(model: AutoencoderKLLTXVideo, video: Tensor) -> None:
     encoder.mid_block.resnets[-1].conv2.conv.bias[quiet] = constant
     x[:, quiet] += constant
     features = rows(encoder.conv_act(encoder.norm_out(x.movedim(1, -1)).movedim(-1, 1)))
+    features[:, quiet] = 0
     weight, _ = least_squares(features, targets)
     fitted = features @ weight
     keep = weight @ principal(fitted - fitted.mean(dim=0), model.config["latent_channels"]).T  # (features, C)
@@ -76,6 +78,7 @@ def start_well(model: AutoencoderKLLTXVideo, video: Tensor) -> None:
     for block in decoder.up_blocks:
         x = block(x)
     features = rows(decoder.conv_act(decoder.norm_out(x.movedim(1, -1)).movedim(-1, 1)))
+    features[:, -1] = 0
     weight, bias = least_squares(features, rows(pixels))
     set_centre(decoder.conv_out, weight.T, bias)
 
