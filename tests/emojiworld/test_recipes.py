@@ -136,7 +136,8 @@ def test_ablation_trains_the_same_backbone_with_and_without_words(work, tmp_path
     shipped = AlchemistPipeline.from_pretrained(folder, torch_dtype=torch.float32).transformer
     torch.nn.init.normal_(shipped.final_layer.linear.weight)
     plain = ablation.without_words(shipped)
-    z, t, images, words = torch.randn(2, 16, 3, 4, 4), torch.tensor([0.3, 0.9]), torch.randn(2, 2, 4, 16), (2, 2, 64)
+    z, t = torch.randn(2, TINY.latent_channels, 3, 4, 4), torch.tensor([0.3, 0.9])
+    images, words = torch.randn(2, 2, 4, 16), (2, 2, 64)
     blank = shipped(z, t, None, None, *shipped.bind(images, torch.zeros(words)))
     torch.testing.assert_close(plain(z, t, None, None, *plain.bind(images)), blank)
     told = shipped(z, t, None, None, *shipped.bind(images, torch.randn(words)))
