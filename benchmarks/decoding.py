@@ -28,7 +28,7 @@ def main() -> None:
     model = AutoencoderKLLTXVideo.from_pretrained(SHIPPED["emojiworld"] / "autoencoder", torch_dtype=torch.float32)
     coder = autoencoder.LTXAutoencoder(model)
     z = torch.randn(args.clips, model.config.latent_channels, 5, 8, 8)
-    sizes = [size for size in (args.clips, 8, 4, 2) if size <= args.clips]
+    sizes = [args.clips, *(size for size in (8, 4, 2) if size < args.clips)]
     taken: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(args.rounds):
         for size in sizes:
