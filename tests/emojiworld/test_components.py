@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
+from diffusers import AutoencoderKLCogVideoX
 from einops import rearrange
 from torch import Tensor
 
@@ -60,3 +63,11 @@ def test_latents_of_unit_variance() -> None:
     torch.testing.assert_close(z.mean(dim=(0, 2, 3, 4)), torch.zeros(CHANNELS), atol=1e-3, rtol=0)
     torch.testing.assert_close(deviation.square().mean(), torch.tensor(1.0), atol=1e-3, rtol=0)
     assert float(deviation[0]) > 2 > 1 > float(deviation[-1])
+
+
+def test_a_working_folder_of_before_is_refused(tmp_path: Path) -> None:
+    """Guards against CogVideoX's weights that are taken for LTX-Video's: diffusers draws what it misses at random."""
+    sizes = {"block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_num_groups": 2, "latent_channels": 4}
+    AutoencoderKLCogVideoX(**sizes).save_pretrained(tmp_path / "autoencoder")
+    with pytest.raises(ValueError, match="holds an AutoencoderKLCogVideoX, of an earlier version; expected an empty"):
+        autoencoder.train(SMALL, tmp_path, "cpu", None)

@@ -66,6 +66,9 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     """Trains from where it stands; returns the folder of the finished autoencoder."""
     out = work / "autoencoder"
     if (out / "config.json").exists():
+        kind = AutoencoderKLLTXVideo.load_config(out)["_class_name"]
+        if kind != AutoencoderKLLTXVideo.__name__:  # diffusers would load it with weights drawn at random
+            raise ValueError(f"{out} holds an {kind}, of an earlier version; expected an empty working folder (--work)")
         return out
     torch.manual_seed(0)
     model = build(scale)
