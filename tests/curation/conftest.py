@@ -62,7 +62,8 @@ def patch_duration(path: Path, seconds: int) -> Path:
     """A file whose header promises so many seconds: an mp4 or an mkv of `write`'s making."""
     data = bytearray(path.read_bytes())
     if path.suffix == ".mkv":
-        at = data.index(b"\x44\x89") + 3  # Duration: id, size, float64 in ms
+        # Duration: id, size, float64 in ms. Without the size, now and then found in the random id of the file.
+        at = data.index(b"\x44\x89\x88") + 3
         data[at : at + 8] = struct.pack(">d", 1000.0 * seconds)
     else:
         for box, place in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):  # of version 0
