@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from video_alchemist.emojiworld.recipes.origins import origins, shares
+from video_alchemist.emojiworld.recipes.origins import cell_origins, origins, shares
 from video_alchemist.emojiworld.recipes.world import clip_times, make_batch, random_times, sample_scenes
 
 
@@ -64,10 +64,21 @@ def test_latents_of_a_clip_are_of_their_frames() -> None:
     assert first.any() and total.max() <= 1 + 1e-4
 
 
+def test_cells_of_a_latent() -> None:
+    """Guards against cells of another latent, and against rows taken for columns."""
+    scenes = sample_scenes(20, 0, 4)
+    batch = make_batch(scenes, random_times(22, 0, 4), (32, 32), 32)
+    shown = batch.references.valid
+    fine = origins(batch, shown, (1, 8, 8)).unflatten(1, (8, 8))
+    cells = cell_origins(batch, shown, (1, 4, 4)).unflatten(1, (4, 4))
+    assert cells.shape[1:] == (4, 4, 4, 3)
+    assert torch.equal(cells[:, 1, 2], torch.stack([fine[:, y, x] for y in (2, 3) for x in (4, 5)], dim=1))
+
+
 def test_shares_are_where_they_should_be() -> None:
     """Guards against rows taken for columns, and against weights that do not sum to what a token is of a picture."""
-    found = torch.tensor([[[[0.9, 0.1, 1.0], [0.5, 0.5, 0.25]]]])  # one picture, two video tokens
+    found = torch.tensor([[[[[0.9, 0.1, 1.0]], [[0.5, 0.5, 0.25]]]]])  # one picture, two video tokens of one cell
     tokens = shares(found, torch.tensor([[2.0]]), side=5)
-    assert tokens.shape == (1, 2, 25)
-    assert tokens[0].argmax(dim=1).tolist() == [4, 12]  # the first row's last token, the middle
-    torch.testing.assert_close(tokens.sum(dim=2), torch.tensor([[2.0, 0.5]]))
+    assert tokens.shape == (1, 2, 1, 25)
+    assert tokens[0, :, 0].argmax(dim=1).tolist() == [4, 12]  # the first row's last token, the middle
+    torch.testing.assert_close(tokens.sum(dim=3)[..., 0], torch.tensor([[2.0, 0.5]]))

@@ -132,6 +132,17 @@ def test_binding_is_the_papers_formula() -> None:
     torch.testing.assert_close(difference, (index[1] - index[0]).expand_as(difference), atol=1e-6, rtol=1e-5)
 
 
+def test_image_tokens_know_their_place() -> None:
+    """Guards against places that differ by picture, or rows taken for columns: all that is added is the place's."""
+    binding = Binding(image_dim=8, text_dim=3, word_length=2, max_images=4, image_grid=(3, 3))
+    images, words = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 6)
+    placed = binding(images, words)
+    assert binding.place_embedding is not None
+    places = binding.place_embedding.weight
+    binding.place_embedding = None
+    torch.testing.assert_close(placed - binding(images, words), places.flatten(0, 1).expand(2, 3, 9, 8))
+
+
 def test_without_word_binding_words_are_ignored() -> None:
     """Guards against Table 3's "no word token" still seeing words."""
     binding = Binding(image_dim=6, text_dim=3, word_length=2, max_images=4, word_binding=False)

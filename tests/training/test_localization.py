@@ -37,21 +37,31 @@ def test_the_weights_are_those_attention_uses(qk_norm: str | None) -> None:
 def test_the_loss_of_known_attention() -> None:
     """Guards against a sum where a mean belongs: even attention to S tokens costs log S whatever else there is, right
     attention nothing, and a token without origin does not count."""
-    origin = torch.zeros(2, 3, 4)
-    origin[0, 0, 1] = origin[0, 2, 3] = 1.0  # sample 1, and token 1, are of no reference
+    origin = torch.zeros(2, 3, 1, 4)
+    origin[0, 0, 0, 1] = origin[0, 2, 0, 3] = 1.0  # sample 1, and token 1, are of no reference
     even = torch.full((2, 2, 3, 4), math.log(1 / 4))
     losses = localization_loss([even, even], origin)
     assert losses.mean().item() == pytest.approx(math.log(4)) and losses[1] == 0
-    right = torch.where(origin > 0, 0.0, -50.0)[:, None].expand(2, 2, 3, 4)
+    right = torch.where(origin > 0, 0.0, -50.0).movedim(2, 1)
     assert localization_loss([right], origin).abs().max() == 0
     assert localization_loss([even], torch.zeros_like(origin)).abs().max() == 0
+
+
+def test_every_head_has_its_cell() -> None:
+    """Guards against all heads taught the same place, whose mean colour is all they could bring: three heads of two
+    blocks take four cells in turn."""
+    cells = F.one_hot(torch.tensor([2, 0, 3, 1]), 4).float()                               # (C, N * L)
+    origin = cells.expand(2, 5, 4, 4)
+    heads = torch.where(cells[torch.tensor([0, 1, 2, 3, 0, 1])] > 0, 0.0, -50.0)[None, :, None].expand(2, 6, 5, 4)
+    assert localization_loss([heads[:, :3], heads[:, 3:]], origin).abs().max() == 0
+    assert localization_loss([heads[:, :3], heads[:, :3]], origin).mean().item() == pytest.approx(25.0)  # three of six
 
 
 def with_origin(made):
     """A batch of which every video token is of its second picture's first token."""
     tokens, (num_images, num_tokens) = made.z0[0, 0].numel() // 4, made.image_tokens.shape[1:3]
     origin = F.one_hot(torch.tensor(num_tokens), num_images * num_tokens)
-    return dataclasses.replace(made, origin=origin.float().expand(len(made.z0), tokens, -1))
+    return dataclasses.replace(made, origin=origin.float().expand(len(made.z0), tokens, 2, -1))
 
 
 def test_dropped_images_are_not_asked_for(batch, transformer) -> None:

@@ -24,7 +24,7 @@ class Batch:
     word_index: Tensor | None = None  # (B, N, W) long: places of the entity word in S, -1 = padding
     image_mask: Tensor | None = None  # (B, N) bool, True = a picture
     null_text: Tensor | None = None  # (1, S', D_text) float: what dropped text becomes; None = zeros (App. B.2)
-    origin: Tensor | None = None  # (B, T, N * L) float: see training/localization.py
+    origin: Tensor | None = None  # (B, T, C, N * L) float: see training/localization.py
     bucket: str = ""
     ids: tuple[str, ...] = ()  # of the clips
 

@@ -6,6 +6,7 @@ B batch · N reference images · L tokens of one image · S text tokens · W wor
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+
+from video_alchemist.model.place import PlaceEmbedding
 
 IRREGULAR_PLURALS = {
     "man": "men",
@@ -33,15 +36,26 @@ class Binding(nn.Module):
     """Personalization embeddings f_n of image tokens x_n and word tokens c_n (§3.2)."""
 
     def __init__(
-        self, image_dim: int, text_dim: int, word_length: int, max_images: int, word_binding: bool = True
+        self,
+        image_dim: int,
+        text_dim: int,
+        word_length: int,
+        max_images: int,
+        word_binding: bool = True,
+        image_grid: tuple[int, int] | None = None,
     ) -> None:
-        """word_binding=False is Table 3's "no word token": images know their index, but not their word."""
+        """word_binding=False is Table 3's "no word token": images know their index, but not their word.
+
+        image_grid: (rows, columns) of an embedding that tells image tokens where in their picture they are, for image
+        encoders so small that what is seen there drowns it.
+        """
         super().__init__()
         self.max_images = max_images
         self.word_binding = word_binding
         self.word_dim = word_length * text_dim
         self.projection = nn.Linear(image_dim + self.word_dim * word_binding, image_dim)
         self.image_index_embedding = nn.Embedding(max_images, image_dim)
+        self.place_embedding = PlaceEmbedding(*image_grid, image_dim) if image_grid is not None else None
 
     def forward(self, image_tokens: Tensor, word_tokens: Tensor | None = None) -> Tensor:
         """(B, N, L, d), (B, N, W * D_text) -> (B, N, L, d)."""
@@ -56,7 +70,9 @@ class Binding(nn.Module):
             words = repeat(word_tokens, "B N c -> B N L c", L=num_tokens)                  # (B, N, L, W * D_text)
             x = torch.cat([x, words], dim=-1)                                              # (B, N, L, d + W * D_text)
         index = self.image_index_embedding(torch.arange(num_images, device=x.device))      # (N, d)
-        return image_tokens + self.projection(x) + index[:, None]                          # (B, N, L, d)
+        x = image_tokens + self.projection(x) + index[:, None]                             # (B, N, L, d)
+        side = math.isqrt(num_tokens)
+        return x if self.place_embedding is None else self.place_embedding(x, (1, side, side))
 
 
 def gather_word_tokens(text_tokens: Tensor, word_index: Tensor) -> Tensor:

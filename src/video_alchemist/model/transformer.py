@@ -91,6 +91,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         text_norm: bool = False,
         text_bias: bool = False,
         place_grid: tuple[int, int] | None = None,
+        image_grid: tuple[int, int] | None = None,
         input_skip: bool = False,
     ) -> None:
         """personalization=False is stage I: no binding and no attention to references.
@@ -100,7 +101,8 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         qk_norm: None, "per_head" or "across_heads"; False and True of older configurations are the first two.
         input_skip: the last layer also tells how much of a token's noisy values is added to its result (c_skip of
         Karras et al. 2022, learned), so that narrow networks need not carry the noise of all channels through.
-        place_grid: (rows, columns) of model/place.py. The other six are Wan 2.1's: ffn_size instead of mlp_ratio;
+        place_grid, image_grid: (rows, columns) of model/place.py, for tokens of the video and for those of pictures,
+        which are square. The other six are Wan 2.1's: ffn_size instead of mlp_ratio;
         text_projection, a network before all blocks; text_norm, text_bias: before and in attention to text.
         """
         super().__init__()
@@ -125,7 +127,9 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
             if text_projection
             else None
         )
-        self.binding = Binding(image_dim, text_dim, word_length, max_images, word_binding) if personalization else None
+        self.binding = (
+            Binding(image_dim, text_dim, word_length, max_images, word_binding, image_grid) if personalization else None
+        )
         self.blocks = nn.ModuleList(
             AlchemistBlock(
                 hidden_size,

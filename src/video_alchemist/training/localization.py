@@ -4,7 +4,10 @@ Subjects that are small in the frame are learned slowly from the velocity alone:
 of the right picture, copying it gains nothing, and until copying gains something, nothing tells attention where to
 look. The paper trains without this; FastComposer (Xiao et al. 2023) supervises the same attention with masks.
 
-B batch · T video tokens · K heads · d channels of a head
+A video token shows more of a reference than one of its tokens does, and what one head brings from several places is
+their mean. So every head is taught another cell of the video token, as far as there are heads.
+
+B batch · T video tokens · C cells of a video token · K heads · d channels of a head · H heads of all blocks
 N reference images · L tokens of one image · S tokens of a condition, N * L
 """
 
@@ -62,9 +65,13 @@ def log_weights(queries: Tensor, context: KeyValue) -> Tensor:
 
 
 def localization_loss(seen: Sequence[Tensor], origin: Tensor) -> Tensor:
-    """Cross-entropy (B,) between log attention (B, K, T, N * L) of several blocks and origin (B, T, N * L), the share
-    of each video token that each reference token shows; averaged over heads, blocks and, over the whole batch, over
-    tokens that have an origin."""
-    weight = origin.sum().clamp(min=1) / len(origin)
-    attention = torch.stack([block.mean(dim=1) for block in seen]).mean(dim=0)             # (B, T, N * L)
-    return -(origin * attention).sum(dim=(1, 2)) / weight
+    """Cross-entropy (B,) between log attention (B, K, T, N * L) of several blocks and origin (B, T, C, N * L), the share
+    of each cell of a video token that each reference token shows. Heads, counted on from block to block, take cells in
+    turn; averaged over heads and, over the whole batch, over what has an origin."""
+    attention, num_cells = torch.cat(list(seen), dim=1), origin.shape[2]                   # (B, H, T, N * L)
+    missed, weight = origin.new_zeros(len(origin)), origin.new_zeros(())                   # (B,), ()
+    for cell in range(min(num_cells, attention.shape[1])):
+        heads, where = attention[:, cell::num_cells], origin[:, :, cell]                   # where: (B, T, N * L)
+        missed = missed - (where * heads.sum(dim=1)).sum(dim=(1, 2))
+        weight = weight + where.sum() * heads.shape[1]
+    return missed * len(origin) / weight.clamp(min=1)

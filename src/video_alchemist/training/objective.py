@@ -96,7 +96,7 @@ def loss(
     if localized:
         assert batch.origin is not None
         misplaced = localization_loss(
-            [log_weights(*one) for one in attention], batch.origin * ~without_images[:, None, None]
+            [log_weights(*one) for one in attention], batch.origin * ~without_images[:, None, None, None]
         )                                                                                  # (B,)
     return Loss(error, t, misplaced)
 

@@ -102,16 +102,17 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         sheet=lambda: sheet(model, scale, device),
     )
     if done:
-        set_unit_variance(model, scale, device)
+        set_statistics(model, scale, device)
         model.save_pretrained(out)
     return out
 
 
 @torch.no_grad()
-def set_unit_variance(model: AutoencoderKLLTXVideo, scale: Scale, device: str) -> None:
-    """Writes the latents' mean a channel and their deviation over all channels: diffusion wants unit variance.
+def set_statistics(model: AutoencoderKLLTXVideo, scale: Scale, device: str) -> None:
+    """Writes the latents' mean and what they are divided by: the more, the less of the picture a channel carries.
 
-    One deviation for all: channels that carry more of the picture stay louder, so they rise from the noise first.
+    As pixels' waves do, coarse channels then rise from the noise long before fine ones, and what few steps leave open
+    stays smooth. Where channels were alike, half of the noise at the last step's start was drawn as grain.
     """
     z = torch.cat(
         [
@@ -121,7 +122,8 @@ def set_unit_variance(model: AutoencoderKLLTXVideo, scale: Scale, device: str) -
         ]
     )
     model.latents_mean.copy_(z.mean(dim=(0, 2, 3, 4)))
-    model.latents_std.fill_(z.var(dim=(0, 2, 3, 4)).mean().sqrt())
+    variance = z.var(dim=(0, 2, 3, 4))
+    model.latents_std.copy_(variance.mean().sqrt() * (variance.max() / variance).sqrt())
 
 
 @torch.no_grad()

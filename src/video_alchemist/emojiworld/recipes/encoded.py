@@ -26,7 +26,7 @@ from video_alchemist.dataset.picture import paste_on
 from video_alchemist.dataset.selection import select
 from video_alchemist.emojiworld.recipes.fit import rng_of
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, SMALL_AUGMENTATION, STD
-from video_alchemist.emojiworld.recipes.origins import origins, shares
+from video_alchemist.emojiworld.recipes.origins import cell_origins, shares
 from video_alchemist.emojiworld.recipes.scale import Scale
 from video_alchemist.emojiworld.recipes.world import WorldBatch, clip_times, make_batch, random_times, sample_scenes
 from video_alchemist.model.binding import token_index
@@ -42,6 +42,7 @@ PICTURE_SEED, CLIP_SEED = 20, 21
 # Mirrored and turned references would leave open which part of them is meant; they are of other moments in any case.
 UPRIGHT = replace(
     SMALL_AUGMENTATION,
+    min_side=2 * SMALL_AUGMENTATION.min_side,  # twice the pictures that the image encoder learns from
     flip_probability=0.0,
     shear_x_probability=0.0,
     shear_y_probability=0.0,
@@ -116,7 +117,7 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
 
     every = torch.cat([torch.arange(len(segments)), len(segments) + usable[:, -1].nonzero()[:, 0]])
     f, h, w = z0.shape[2:]
-    origin = origins(batch, valid.to(device), (f, h, w))[every.to(device)].half().cpu()
+    origin = cell_origins(batch, valid.to(device), (f, h, w))[every.to(device)].half().cpu()
 
     slots = torch.full((num_clips, num_actors + 1, num_views), -1, dtype=torch.int32)
     slots[:, :-1][valid] = torch.arange(len(segments), dtype=torch.int32)
@@ -127,7 +128,7 @@ def encode(batch: WorldBatch, encoders: Encoders, augmentation: Augmentation, se
         "text_mask": mask,  # (n, S)
         "word_index": word_index,  # (n, A + 1, W)
         "image_tokens": image_tokens.half().cpu(),  # (M, L, d)
-        "origin": origin,  # (M, T, 3)
+        "origin": origin,  # (M, T, C, 3)
         "slots": slots,  # (n, A + 1, R) rows of image_tokens, -1 = none
     }
 
@@ -212,7 +213,7 @@ class EncodedWorld:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         parts = [load_file(path) for path in sorted(self.folder.glob("*.safetensors"))]
-        if not all("origin" in part for part in parts):
+        if not all("origin" in part and part["origin"].ndim == 4 for part in parts):
             raise ValueError(f"{self.folder} was encoded by an earlier version; delete it, and it is made anew")
         return join(parts)
 

@@ -77,16 +77,16 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
     if (out / "config.json").exists():
         return out
     torch.manual_seed(0)
-    config = Dinov2Config(image_size=scale.reference_size, mlp_ratio=4, use_mask_token=True, **scale.image_encoder)
+    config = Dinov2Config(image_size=scale.image_encoder_size, mlp_ratio=4, use_mask_token=True, **scale.image_encoder)
     encoder, width, patch = Dinov2Model(config), config.hidden_size, scale.image_encoder["patch_size"]
     pixels = nn.Linear(width, 3 * patch**2)
     project = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 64))
     modules = nn.ModuleList([encoder, pixels, project]).to(device)
-    start_well(encoder, pixels, world_views(5, 0, scale.size[0], scale.reference_size, device)[0])
+    start_well(encoder, pixels, world_views(5, 0, scale.size[0], scale.image_encoder_size, device)[0])
 
     def loss(step: int) -> Tensor:
-        views = torch.cat(world_views(7, step, scale.size[0], scale.reference_size, device)) * 2 - 1
-        num_patches = (scale.reference_size // patch) ** 2
+        views = torch.cat(world_views(7, step, scale.size[0], scale.image_encoder_size, device)) * 2 - 1
+        num_patches = (scale.image_encoder_size // patch) ** 2
         masked = (torch.rand(len(views), num_patches, generator=rng_of(8, step)) < MASK_SHARE).to(device)
         # The contrast sees whole pictures, half of the batch's views are shown with holes for the other task.
         masked &= (torch.arange(len(views), device=device) % 2 == 0)[:, None]
@@ -101,9 +101,9 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
 
     @torch.no_grad()
     def sheet() -> Tensor:
-        view = world_views(9, 0, scale.size[0], scale.reference_size, device)[0][:12]
+        view = world_views(9, 0, scale.size[0], scale.image_encoder_size, device)[0][:12]
         shown = pixels(encoder(view * 2 - 1).last_hidden_state[:, 1:]) / 2 + 0.5
-        side = scale.reference_size // patch
+        side = scale.image_encoder_size // patch
         decoded = rearrange(shown, "b (h w) (c p q) -> b c (h p) (w q)", h=side, c=3, p=patch)
         return torch.stack([view, decoded]).cpu()
 

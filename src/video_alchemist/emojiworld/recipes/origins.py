@@ -1,12 +1,14 @@
 """Which part of which reference every latent of a clip shows: what teaches attention where to look (localization).
 
 B clips · A actors · F frames · R reference frames · f, h, w latent · T = f * h * w · M reference pictures
+C cells of a latent
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from video_alchemist.emojiworld.recipes.world import REFERENCE_TIMES, WorldBatch
@@ -14,6 +16,9 @@ from video_alchemist.emojiworld.render import pixel_centres, positions
 
 SPREAD = 0.6  # of what a reference token stands for beyond its own patch, in patches
 PICTURES = 64  # at a time: bounds the memory
+# Of a latent, along either side. With one place for all of it little more than its mean colour could be copied: what
+# attention brings from around the place is averaged before anything is made of it.
+CELLS = 2
 
 
 def origins(batch: WorldBatch, shown: Tensor, latent: tuple[int, int, int]) -> Tensor:
@@ -61,13 +66,22 @@ def _averaged(places: Tensor, own: Tensor, latent: tuple[int, int, int]) -> Tens
     return torch.cat([place / 2 + 0.5, sums[:, :, 2:]], dim=2).movedim(2, -1).flatten(1, 3)
 
 
+def cell_origins(batch: WorldBatch, shown: Tensor, latent: tuple[int, int, int]) -> Tensor:
+    """`origins` of every latent's quarters, row by row: (M, T, C, 3)."""
+    f, h, w = latent
+    return rearrange(
+        origins(batch, shown, (f, CELLS * h, CELLS * w)),
+        "M (f h y w x) place -> M (f h w) (y x) place", f=f, h=h, w=w, y=CELLS, x=CELLS,
+    )  # fmt: skip
+
+
 def shares(found: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Origins (B, N, T, 3) in pictures of side x side tokens, that count `weight` (B, N) -> (B, T, N * L), see
+    """Origins (B, N, T, C, 3) in pictures of side x side tokens, that count `weight` (B, N) -> (B, T, C, N * L), see
     `localization_loss`."""
     centres = (torch.arange(side, device=found.device) + 0.5) / side
-    x, y, share = found.unbind(dim=-1)                                                     # (B, N, T) each
+    x, y, share = found.unbind(dim=-1)                                                     # (B, N, T, C) each
     across, down = (torch.exp(-0.5 * ((place[..., None] - centres) * side / SPREAD) ** 2) for place in (x, y))
-    tokens = (down[..., :, None] * across[..., None, :]).flatten(-2)                       # (B, N, T, L)
+    tokens = (down[..., :, None] * across[..., None, :]).flatten(-2)                       # (B, N, T, C, L)
     tokens = tokens / tokens.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-    tokens = tokens * (share * weight[..., None])[..., None]
-    return tokens.movedim(1, 2).flatten(2)
+    tokens = tokens * (share * weight[..., None, None])[..., None]
+    return tokens.movedim(1, 3).flatten(3)

@@ -22,7 +22,8 @@ class Scale:
     text_encoder: dict[str, Any] = field(default_factory=dict)
     image_encoder: dict[str, Any] = field(default_factory=dict)
     transformer: dict[str, Any] = field(default_factory=dict)
-    reference_size: int = 48
+    reference_size: int = 96
+    image_encoder_size: int = 48  # it is trained at; places of larger pictures are interpolated, as DINOv2's are
     max_text_length: int = 40
     autoencoder_batch: int = 8
     crop: int = 32  # autoencoder: convolutions learn as well from crops, at a quarter of the cost
@@ -49,8 +50,8 @@ class Scale:
     num_steps: int = 12
     text_scale: float = 2.0
     image_scale: float = 3.0
-    # The last of few steps goes from half of noise to the picture: fine detail that is not known stays smooth.
-    sampling_shift: float = 15.0
+    # Steps are few, and most of what moves is settled near noise.
+    sampling_shift: float = 6.0
 
 
 # Small enough to be shown much in hours of two cores: 8 blocks of 192 learned a third of this one's use of references
@@ -72,6 +73,7 @@ SMALL = Scale(
         "num_heads": 4,
         "patch_size": (1, 1, 1),
         "place_grid": (8, 8),
+        "image_grid": (12, 12),
         "input_skip": True,  # 48 channels of noise in a width of 128
     },
 )
@@ -94,6 +96,7 @@ BASE = Scale(
         "num_heads": 7,
         "patch_size": (1, 1, 1),
         "place_grid": (8, 8),
+        "image_grid": (12, 12),
         "input_skip": True,
     },
     autoencoder_batch=32,
