@@ -7,7 +7,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from video_alchemist.dataset.buckets import bucket_tokens
-from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
+from video_alchemist.model.flops import parameter_counts
+from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.presets import CLIP, DINOV2, PRESETS, Preset, _image_encoder, paper, wan_1_3b, wan_14b
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from video_alchemist.model.transformer import AlchemistTransformer, add_personalization, parameter_counts
+from video_alchemist.model.flops import parameter_counts
+from video_alchemist.model.transformer import AlchemistTransformer, add_personalization
 
 SIZE: dict[str, Any] = dict(
     in_channels=4, hidden_size=24, depth=2, num_heads=2, text_dim=6, image_dim=10, max_images=4, word_length=2

@@ -12,7 +12,8 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from video_alchemist.model.transformer import AlchemistTransformer, add_personalization, parameter_counts
+from video_alchemist.model.flops import parameter_counts
+from video_alchemist.model.transformer import AlchemistTransformer, add_personalization
 from video_alchemist.model.wan import WAN_OPTIONS, _names, alchemist_config, load_wan, relayout, save_wan
 
 SIZE: dict[str, Any] = dict(

@@ -36,19 +36,11 @@ class Binding(nn.Module):
     """Personalization embeddings f_n of image tokens x_n and word tokens c_n (§3.2)."""
 
     def __init__(
-        self,
-        image_dim: int,
-        text_dim: int,
-        word_length: int,
-        max_images: int,
-        word_binding: bool = True,
+        self, image_dim: int, text_dim: int, word_length: int, max_images: int, word_binding: bool = True,
         image_grid: tuple[int, int] | None = None,
-    ) -> None:
-        """word_binding=False is Table 3's "no word token": images know their index, but not their word.
-
-        image_grid: (rows, columns) of an embedding that tells image tokens where in their picture they are, for image
-        encoders so small that what is seen there drowns it.
-        """
+    ) -> None:  # fmt: skip
+        """word_binding=False is Table 3's "no word token": images know their index, but not their word. image_grid: (rows,
+        columns) of an embedding of places, for image encoders whose tokens hardly tell theirs."""
         super().__init__()
         self.max_images = max_images
         self.word_binding = word_binding

@@ -14,13 +14,21 @@ from typing import Any
 
 import torch
 
-from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
+from video_alchemist.model.transformer import AlchemistTransformer, part_of
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, int]:
     """Parameters by part, and their total."""
     with torch.device("meta"):
         return parameter_counts(AlchemistTransformer(**options(config)))
+
+
+def parameter_counts(transformer: AlchemistTransformer) -> dict[str, int]:
+    """Parameters by part, and their total; works on the meta device."""
+    counts: dict[str, int] = {}
+    for name, parameter in transformer.named_parameters():
+        counts[part_of(name)] = counts.get(part_of(name), 0) + parameter.numel()
+    return {**counts, "total": sum(counts.values())}
 
 
 def forward_flops(config: Mapping[str, Any], tokens: int, text_tokens: int, reference_tokens: int) -> float:

@@ -101,9 +101,9 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
         qk_norm: None, "per_head" or "across_heads"; False and True of older configurations are the first two.
         input_skip: the last layer also tells how much of a token's noisy values is added to its result (c_skip of
         Karras et al. 2022, learned), so that narrow networks need not carry the noise of all channels through.
-        place_grid, image_grid: (rows, columns) of model/place.py, for tokens of the video and for those of pictures,
-        which are square. The other six are Wan 2.1's: ffn_size instead of mlp_ratio;
-        text_projection, a network before all blocks; text_norm, text_bias: before and in attention to text.
+        place_grid, image_grid: (rows, columns) of model/place.py, for the video's tokens and for square pictures'. The
+        other six are Wan 2.1's: ffn_size instead of mlp_ratio; text_projection, a network before all blocks; text_norm,
+        text_bias: before and in attention to text.
         """
         super().__init__()
         if hidden_size % num_heads:
@@ -127,9 +127,8 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
             if text_projection
             else None
         )
-        self.binding = (
-            Binding(image_dim, text_dim, word_length, max_images, word_binding, image_grid) if personalization else None
-        )
+        sizes = (image_dim, text_dim, word_length, max_images)
+        self.binding = Binding(*sizes, word_binding, image_grid) if personalization else None
         self.blocks = nn.ModuleList(
             AlchemistBlock(
                 hidden_size,
@@ -332,7 +331,7 @@ class AlchemistTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin
     def personalization_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What stage II adds, and trains alone in its first 10k steps (App. B.2)."""
         for name, parameter in self.named_parameters():
-            if _part(name) in ("reference_attn", "binding"):
+            if part_of(name) in ("reference_attn", "binding"):
                 yield name, parameter
 
 
@@ -370,15 +369,7 @@ def _initialize_linears(modules: Iterable[nn.Module]) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def parameter_counts(transformer: AlchemistTransformer) -> dict[str, int]:
-    """Parameters by part, and their total; works on the meta device."""
-    counts: dict[str, int] = {}
-    for name, parameter in transformer.named_parameters():
-        counts[_part(name)] = counts.get(_part(name), 0) + parameter.numel()
-    return {**counts, "total": sum(counts.values())}
-
-
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
     """The part that a parameter belongs to: blocks.3.self_attn.qkv.weight -> self_attn."""
     first, *rest = name.split(".")
     part = rest[1] if first == "blocks" else first

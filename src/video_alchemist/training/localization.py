@@ -65,9 +65,9 @@ def log_weights(queries: Tensor, context: KeyValue) -> Tensor:
 
 
 def localization_loss(seen: Sequence[Tensor], origin: Tensor) -> Tensor:
-    """Cross-entropy (B,) between log attention (B, K, T, N * L) of several blocks and origin (B, T, C, N * L), the share
-    of each cell of a video token that each reference token shows. Heads, counted on from block to block, take cells in
-    turn; averaged over heads and, over the whole batch, over what has an origin."""
+    """Cross-entropy (B,) between log attention (B, K, T, N * L) of several blocks and origin (B, T, C, N * L), the
+    share of each cell of a video token that each reference token shows. Heads, counted on from block to block, take
+    cells in turn; averaged over heads and, over the whole batch, over what has an origin."""
     attention, num_cells = torch.cat(list(seen), dim=1), origin.shape[2]                   # (B, H, T, N * L)
     missed, weight = origin.new_zeros(len(origin)), origin.new_zeros(())                   # (B,), ()
     for cell in range(min(num_cells, attention.shape[1])):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from video_alchemist.dataset.buckets import Bucket, bucket_tokens
-from video_alchemist.model.flops import options, step_flops
+from video_alchemist.model.flops import options, parameter_counts, step_flops
 from video_alchemist.model.hardware import Gpu, find_gpu
-from video_alchemist.model.transformer import AlchemistTransformer, parameter_counts
+from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.pretrained.outline import outline
 from video_alchemist.training.config import TrainConfig
 from video_alchemist.training.memory import Activations, Conditions, Counts, StepMemory, activations, step_memory
