@@ -39,8 +39,8 @@ class Binding(nn.Module):
         self, image_dim: int, text_dim: int, word_length: int, max_images: int, word_binding: bool = True,
         image_grid: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
-        """word_binding=False is Table 3's "no word token": images know their index, but not their word. image_grid: (rows,
-        columns) of an embedding of places, for image encoders whose tokens hardly tell theirs."""
+        """word_binding=False is Table 3's "no word token": images know their index, but not their word.
+        image_grid: (rows, columns) of an embedding of places, for image encoders whose tokens hardly tell theirs."""
         super().__init__()
         self.max_images = max_images
         self.word_binding = word_binding
