@@ -112,7 +112,7 @@ def set_statistics(model: AutoencoderKLLTXVideo, scale: Scale, device: str) -> N
     """Writes the latents' mean and what they are divided by: the more, the less of the picture a channel carries.
 
     As pixels' waves do, coarse channels then rise from the noise long before fine ones, and what few steps leave open
-    stays smooth. Where channels were alike, half of the noise at the last step's start was drawn as grain.
+    stays smooth. Where channels are more alike, much of the noise that the last step begins with is drawn as grain.
     """
     z = torch.cat(
         [

@@ -25,8 +25,8 @@ def start_well(model: AutoencoderKLLTXVideo, video: Tensor) -> None:
     are set one after another, each by what it is given. Residual blocks begin as the identity; the last norm of either
     half, which would divide by the brightness, is given a large constant beside, so that it hardly changes; the
     constant itself is not read, or two large numbers would have to cancel, which half precision does not bear. What
-    every latent channel is scaled by lies between unit variance (fine detail as loud as what carries the picture) and
-    the variance in pixels (fine detail lost in the noise).
+    every latent channel is scaled by lies between unit variance and the variance in pixels, so that training hears fine
+    detail, too; `autoencoder.set_statistics` makes it quiet for diffusion.
 
     Args:
         video: (B, 3, F, H, W) in [-1, 1], some hundred thousand blocks.
