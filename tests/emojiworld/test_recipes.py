@@ -1,7 +1,6 @@
 """The recipes that make the shipped weights, end to end on a tiny scale, and their pieces."""
 
 import itertools
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,6 @@ from video_alchemist.emojiworld.recipes import (
     ablation,
     autoencoder,
     bundle,
-    decoder,
     image_encoder,
     judges,
     studies,
@@ -39,9 +37,7 @@ from video_alchemist.emojiworld.recipes.world import (
     sample_scenes,
 )
 from video_alchemist.emojiworld.scenes import ACTIONS
-from video_alchemist.flow import interpolate
 from video_alchemist.model.condition import place_references
-from video_alchemist.records import Condition
 from video_alchemist.sampling.pipeline import SHIPPED
 
 TINY = replace(
@@ -54,9 +50,6 @@ TINY = replace(
     transformer={"hidden_size": 16, "depth": 1, "num_heads": 1, "patch_size": (1, 1, 1), "place_grid": (2, 2)},
     reference_size=32,
     autoencoder_steps=1,
-    decoder_clips=16,
-    decoder_crop=16,
-    decoder_steps=2,
     text_steps=1,
     image_steps=1,
     image_scenes=8,
@@ -70,8 +63,6 @@ TINY = replace(
     encode_batch=4,
     num_steps=2,
 )
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -122,57 +113,6 @@ def test_recipes_make_a_bundle_that_generates(work, tmp_path):
     video = pipeline(clip.caption, clip.references[:1], seed=0).frames[0]
     assert video.shape == (9, 32, 32, 3) and video.dtype == np.uint8
     assert pipeline.transformer.config.personalization
-
-
-def test_the_decoder_is_tuned_and_the_latents_stay(work, tmp_path):
-    """Were the encoder to change, the transformer, and clips encoded before, would be of another autoencoder."""
-    tuned = shutil.copytree(work, tmp_path / "tuned", symlinks=True)
-    decoder.train(TINY, tuned, "cpu", None)
-    before, after = (load_file(folder / "autoencoder" / WEIGHTS) for folder in (work, tuned))
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder"}
-    decoder.train(TINY, tuned, "cpu", None)  # a tuned one is not tuned twice
-    again = load_file(tuned / "autoencoder" / WEIGHTS)
-    assert all(torch.equal(after[name], again[name]) for name in after)
-
-
-def test_sampling_goes_on_from_noised_clips(work, monkeypatch):
-    """What the decoder is taught must be what the transformer makes of this very clip: with a velocity that knows it,
-    sampling comes back to where it began, from whatever time."""
-    pipe = bundle.assemble(TINY, work)
-    pipe.set_progress_bar_config(disable=True)
-    made = {}
-
-    class Knowing:
-        def __init__(self, *args, **kwargs):
-            pass
-
-        def __call__(self, z, t):
-            return (z - made["z0"]) / t.view(-1, 1, 1, 1, 1)
-
-    def noised(z0, noise, t):
-        made["z0"] = z0
-        return interpolate(z0, noise, t)
-
-    monkeypatch.setattr(decoder, "interpolate", noised)
-    monkeypatch.setattr(decoder, "GuidedVelocity", Knowing)
-    with torch.no_grad():
-        part = decoder.sample_from(pipe, TINY, 0, "cpu")
-    torch.testing.assert_close(part["sampled"], part["z0"], atol=2e-2, rtol=0)
-    assert part["video"].shape == (decoder.BATCH, 3, TINY.num_frames, *TINY.size)
-
-
-def test_pictures_that_the_decoder_learns_from_are_of_the_words_that_name_them():
-    """Two dogs in one caption: the second one's picture belongs to the second word."""
-    scenes = sample_scenes(decoder.SEED, 0, 60)
-    samples = decoder.asked(scenes, TINY)
-    for sample in samples:
-        place_references(Condition(sample.prompt, sample.references), 6)  # every word is in the prompt
-        named = [(reference.word, reference.occurrence) for reference in sample.references]
-        assert len(set(named)) == len(named)
-    kinds = [reference.kind for sample in samples for reference in sample.references]
-    places = sum(bool(studies.place_words(scene)) for scene in scenes)
-    assert 0.2 * places < kinds.count("background") < 0.8 * places and len(kinds) > 60
 
 
 def test_ablation_trains_the_same_backbone_with_and_without_words(work, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 CURATION = ("face_detector", "segmenter", "clip_filter", "detector")  # those that cost least first
 EVALUATORS = ("subject_encoder", "image_text", "face_embedder", "optical_flow", "quality")  # the benchmark's own
 RECIPES = (
-    "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", "decoder", *CURATION, *EVALUATORS,
-    "bundle", "evaluate", "curation_scores", "evaluator_scores", "ablation",
+    "autoencoder", "text_encoder", "image_encoder", "judges", "transformer", *CURATION, *EVALUATORS, "bundle",
+    "evaluate", "curation_scores", "evaluator_scores", "ablation",
 )  # fmt: skip
 
 
@@ -66,7 +66,6 @@ def run(
         bundle,
         clip_filter,
         curation_scores,
-        decoder,
         detector,
         evaluators,
         face_detector,
@@ -92,8 +91,6 @@ def run(
             judges.train(scale, work, device, time_limit)
         case "transformer":
             transformer.train(scale, work, device, time_limit)
-        case "decoder":
-            decoder.train(scale, work, device, time_limit)
         case "face_detector":
             face_detector.train(*curation, device, time_limit)
         case "segmenter":

@@ -62,16 +62,6 @@ def reconstruct(model: AutoencoderKLLTXVideo, video: Tensor, generator: torch.Ge
     ].numel()
 
 
-def error(decoded: Tensor, video: Tensor) -> Tensor:
-    """What both halves are taught by. Most pixels stand still: without the last term what moves is smeared over the
-    four frames of a latent."""
-    return (
-        F.l1_loss(decoded, video)
-        + SQUARED_WEIGHT * F.mse_loss(decoded, video)
-        + F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
-    )
-
-
 def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Path:
     """Trains from where it stands; returns the folder of the finished autoencoder."""
     out = work / "autoencoder"
@@ -93,7 +83,13 @@ def train(scale: Scale, work: Path, device: str, time_limit: float | None) -> Pa
         times = start + clip_times(scale.num_frames)[:NUM_TRAIN_FRAMES]
         video = random_crop(make_batch(scenes, times, scale.size, device=device).video, scale.crop, generator)
         decoded, kl = reconstruct(model, video, generator)
-        return error(decoded, video) + KL_WEIGHT * kl
+        # Most pixels stand still: without the last term what moves is smeared over the four frames of a latent.
+        return (
+            F.l1_loss(decoded, video)
+            + SQUARED_WEIGHT * F.mse_loss(decoded, video)
+            + KL_WEIGHT * kl
+            + F.l1_loss(decoded.diff(dim=2), video.diff(dim=2))
+        )
 
     done = fit(
         "autoencoder",
