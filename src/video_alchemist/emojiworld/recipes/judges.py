@@ -34,7 +34,7 @@ PORTRAIT_FRAME = 96  # pixels of the frame that pictures are cut from
 TEMPERATURE = 0.05
 MOTION_SIZE = 32  # pixels of a frame's height: motion survives halving, the autoencoder's blur does not matter there
 BATCHES = {"cpu": 32, "cuda": 128}
-STEPS = {"small": {"appearance": 300, "motion": 1600}, "base": {"appearance": 6000, "motion": 6000}}
+STEPS = {"small": {"appearance": 1000, "motion": 1600}, "base": {"appearance": 6000, "motion": 6000}}
 
 
 @dataclass(frozen=True)
