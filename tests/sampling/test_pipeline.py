@@ -78,6 +78,21 @@ def test_settings_reach_the_sampler(pipeline: AlchemistPipeline, pictures: dict[
         assert not torch.allclose(latents(pipeline, "A dog", dog, **setting)[0], usual, atol=1e-4), setting
 
 
+def test_intervals_are_the_models_unless_asked_for(pipeline_folder: Path, pictures: dict[str, Path]) -> None:
+    """Guards against guidance to the last step by a model whose own configuration ends it before."""
+    loaded = AlchemistPipeline.from_pretrained(pipeline_folder, image_interval=(0.0, 0.5))
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.settings(Request("A dog")).image_interval == (0.0, 0.5)
+    assert loaded.settings(Request("A dog", image_interval=(0.0, 1.0))).image_interval == (0.0, 1.0)
+    dog = references(pictures, "dog")
+    usual, same, whole = (
+        latents(loaded, "A dog", dog, **given)[0]
+        for given in ({}, {"image_interval": (0.0, 0.5)}, {"image_interval": (0.0, 1.0)})
+    )
+    torch.testing.assert_close(usual, same, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(usual, whole, atol=1e-4)
+
+
 def test_steps_and_shift_follow_the_size(pipeline: AlchemistPipeline) -> None:
     """App. B.3: fewer steps for larger videos, by a table; four times the pixels shift twice as far."""
     settings = pipeline.settings(Request("A dog"))
@@ -165,6 +180,7 @@ def test_files(pipeline_folder: Path, pictures: dict[str, Path], tmp_path: Path)
     expected = {
         "prompt": "A dog", "seed": 5, "size": [32, 16], "num_frames": 5, "fps": 12.0, "num_steps": 1,
         "text_scale": 2.0, "image_scale": 1.0, "equation": 2, "time_shift": 1.0, "dtype": "torch.float32",
+        "text_interval": [0.0, 1.0], "image_interval": [0.0, 1.0],
     }  # fmt: skip
     assert {key: sidecar[key] for key in expected} == expected
     assert sidecar["model"]["name"] == str(pipeline_folder)

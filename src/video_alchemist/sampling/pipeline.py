@@ -86,26 +86,28 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         time_shift: float | dict[str, float] | None = None,
         pad_text: bool = False,
         negative_prompt: str | None = None,
+        text_interval: list[float] | tuple[float, ...] = (0.0, 1.0),
+        image_interval: list[float] | tuple[float, ...] = (0.0, 1.0),
     ) -> None:
         """Types are those that diffusers can check at loading.
 
         num_steps: a number, or a table by size, whose nearest entry is taken; None = the paper's table.
         time_shift: likewise; None = by the ratio of pixels to base_size (default: `size`), which has base_shift.
         reference_size, image_mean, image_std, image_block: what the image encoder sees, and where it is read.
-        pad_text: see T5TextEncoder's pad_to_max. negative_prompt: what dropped text becomes; None = zeros."""
+        pad_text: see T5TextEncoder's pad_to_max; intervals: see Request. negative_prompt: dropped text; None = zeros."""
         super().__init__()
         self.register_modules(
             transformer=transformer, autoencoder=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer,
             image_encoder=image_encoder,
         )  # fmt: skip
         self.register_to_config(
-            size=list(size), num_frames=num_frames, fps=fps,
+            size=list(size), num_frames=num_frames, fps=fps, text_interval=list(text_interval),
             num_steps=dict(num_steps) if isinstance(num_steps, Mapping) else num_steps or PAPER_STEPS,
             text_scale=text_scale, image_scale=image_scale, base_size=list(base_size or size), base_shift=base_shift,
             reference_size=reference_size, max_text_length=max_text_length,
             image_mean=list(image_mean), image_std=list(image_std), image_block=image_block,
             time_shift=dict(time_shift) if isinstance(time_shift, Mapping) else time_shift,
-            pad_text=pad_text, negative_prompt=negative_prompt,
+            pad_text=pad_text, negative_prompt=negative_prompt, image_interval=list(image_interval),
         )  # fmt: skip
         self.model_name: str | None = None
         self.model_folder: Path | None = None

@@ -10,14 +10,12 @@ from typing import Any
 
 from video_alchemist.records import MAX_IMAGES, Condition, Reference
 
-WHOLE = (0.0, 1.0)  # of the steps
-
 
 @dataclass(frozen=True)
 class Request:
     """One video. None = what the model's own configuration says. size is (width, height) in pixels.
 
-    text_interval, image_interval: from which to which share of the steps this guidance acts; None = all of them.
+    text_interval, image_interval: from which to which share of the steps this guidance acts.
     """
 
     prompt: str

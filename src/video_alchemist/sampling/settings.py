@@ -9,7 +9,7 @@ from typing import Any
 
 from video_alchemist.flow import resolution_shift
 from video_alchemist.pretrained.autoencoder import Autoencoder
-from video_alchemist.sampling.request import WHOLE, Request, parse_size
+from video_alchemist.sampling.request import Request, parse_size
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Settings:
     image_scale: float
     equation: int
     time_shift: float
+    text_interval: tuple[float, float]  # see Request
+    image_interval: tuple[float, float]
     negative_prompt: str | None = None  # what dropped text becomes; None = zeros
-    text_interval: tuple[float, float] = WHOLE
-    image_interval: tuple[float, float] = WHOLE
 
 
 def resolve(
@@ -57,9 +57,9 @@ def resolve(
         image_scale=float(config["image_scale"] if request.image_scale is None else request.image_scale),
         equation=request.equation,
         time_shift=shift,
+        text_interval=request.text_interval or tuple(config["text_interval"]),
+        image_interval=request.image_interval or tuple(config["image_interval"]),
         negative_prompt=negative,
-        text_interval=request.text_interval or WHOLE,
-        image_interval=request.image_interval or WHOLE,
     )
 
 

@@ -51,6 +51,7 @@ def assemble(scale: Scale, work: Path, run: str = "transformer") -> AlchemistPip
         num_steps=scale.num_steps,
         text_scale=scale.text_scale,
         image_scale=scale.image_scale,
+        image_interval=scale.image_interval,
         base_shift=scale.sampling_shift,
         reference_size=scale.reference_size,
         max_text_length=scale.max_text_length,
