@@ -50,8 +50,8 @@ class Scale:
     num_steps: int = 12
     text_scale: float = 2.0
     image_scale: float = 3.0
-    # At the last steps it adds grain and garish colours, and nothing of the subject.
-    image_interval: tuple[float, float] = (0.0, 0.75)
+    # At the last of the twelve steps it adds grain and garish colours; before, likeness.
+    image_interval: tuple[float, float] = (0.0, 0.9)
     # Steps are few, and most of what moves is settled near noise.
     sampling_shift: float = 6.0
 
