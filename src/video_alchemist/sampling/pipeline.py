@@ -94,7 +94,7 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
         num_steps: a number, or a table by size, whose nearest entry is taken; None = the paper's table.
         time_shift: likewise; None = by the ratio of pixels to base_size (default: `size`), which has base_shift.
         reference_size, image_mean, image_std, image_block: what the image encoder sees, and where it is read.
-        pad_text: see T5TextEncoder's pad_to_max; intervals: see Request. negative_prompt: dropped text; None = zeros."""
+        pad_text: see T5TextEncoder's pad_to_max; intervals: see Request. negative_prompt: no text; None = zeros."""
         super().__init__()
         self.register_modules(
             transformer=transformer, autoencoder=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer,
