@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,14 @@ def test_intervals_are_the_models_unless_asked_for(pipeline_folder: Path, pictur
     )
     torch.testing.assert_close(usual, same, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(usual, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("interval", [[0.9], [0.9, 0.0], 0.9])
+def test_a_models_own_intervals_are_checked(pipeline_folder: Path, interval: Any) -> None:
+    """Guards against an edited model_index.json that ends in "not enough values to unpack"."""
+    loaded = AlchemistPipeline.from_pretrained(pipeline_folder, image_interval=interval)
+    with pytest.raises(ValueError, match=re.escape(f"image_interval is {interval}; expected two shares of the steps")):
+        loaded.settings(Request("A dog"))
 
 
 def test_steps_and_shift_follow_the_size(pipeline: AlchemistPipeline) -> None:

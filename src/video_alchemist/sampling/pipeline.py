@@ -101,13 +101,13 @@ class AlchemistPipeline(DiffusionPipeline, CogVideoXLoraLoaderMixin):
             image_encoder=image_encoder,
         )  # fmt: skip
         self.register_to_config(
-            size=list(size), num_frames=num_frames, fps=fps, text_interval=list(text_interval),
+            size=list(size), num_frames=num_frames, fps=fps, text_interval=text_interval,
             num_steps=dict(num_steps) if isinstance(num_steps, Mapping) else num_steps or PAPER_STEPS,
             text_scale=text_scale, image_scale=image_scale, base_size=list(base_size or size), base_shift=base_shift,
             reference_size=reference_size, max_text_length=max_text_length,
             image_mean=list(image_mean), image_std=list(image_std), image_block=image_block,
             time_shift=dict(time_shift) if isinstance(time_shift, Mapping) else time_shift,
-            pad_text=pad_text, negative_prompt=negative_prompt, image_interval=list(image_interval),
+            pad_text=pad_text, negative_prompt=negative_prompt, image_interval=image_interval,
         )  # fmt: skip
         self.model_name: str | None = None
         self.model_folder: Path | None = None

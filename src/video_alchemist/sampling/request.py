@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +59,9 @@ class Request:
             raise ValueError(f"output {str(self.output)!r} is a folder; expected the name of a file")
 
 
-def _is_interval(value: Sequence[Any]) -> bool:
-    numbers = [share for share in value if isinstance(share, int | float)]
-    return len(numbers) == len(value) == 2 and 0 <= numbers[0] <= numbers[1] <= 1
+def _is_interval(value: Any) -> bool:
+    numbers = isinstance(value, list | tuple) and all(isinstance(share, int | float) for share in value)
+    return numbers and len(value) == 2 and 0 <= value[0] <= value[1] <= 1
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from video_alchemist.flow import resolution_shift
@@ -32,7 +32,8 @@ def resolve(
     request: Request, config: Mapping[str, Any], autoencoder: Autoencoder, patch_size: Sequence[int]
 ) -> Settings:
     """config: the pipeline's, which answers where the request says nothing."""
-    request.check()
+    given = {name: getattr(request, name) or config[name] for name in ("text_interval", "image_interval")}
+    replace(request, **given).check()  # the configuration's, too
     size = tuple(request.size or config["size"])
     num_frames = config["num_frames"] if request.num_frames is None else request.num_frames
     cells = (autoencoder.spatial_ratio * patch_size[2], autoencoder.spatial_ratio * patch_size[1])
@@ -57,8 +58,7 @@ def resolve(
         image_scale=float(config["image_scale"] if request.image_scale is None else request.image_scale),
         equation=request.equation,
         time_shift=shift,
-        text_interval=request.text_interval or tuple(config["text_interval"]),
-        image_interval=request.image_interval or tuple(config["image_interval"]),
+        **{name: tuple(interval) for name, interval in given.items()},
         negative_prompt=negative,
     )
 
