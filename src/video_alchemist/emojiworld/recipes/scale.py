@@ -71,7 +71,7 @@ SMALL = Scale(
     },
     transformer={
         "hidden_size": 128,
-        "depth": 6,
+        "depth": 10,
         "num_heads": 4,
         "patch_size": (1, 1, 1),
         "place_grid": (8, 8),
