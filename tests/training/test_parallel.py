@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -101,9 +102,10 @@ def test_impossible_meshes(tmp_path: Path, parallel: ParallelConfig, ranks: int)
         train(make_transformer(), RandomSource(), config(parallel=parallel), tmp_path)
 
 
-def test_bfloat16_compute_keeps_float32_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bfloat16", "mixed"])
+def test_bfloat16_compute_keeps_float32_weights(tmp_path: Path, precision: Literal["bfloat16", "mixed"]) -> None:
     """Guards against weights, moments or averages that lose their small updates, as bfloat16's 8 bits would."""
-    settings = config(parallel=ParallelConfig(precision="bfloat16"))
+    settings = config(parallel=ParallelConfig(precision=precision))
     wan = {"self_conditioning": True, "modulation": "shared_table", "text_norm": True}  # parts of it stay in float32
     train(make_transformer(**wan), RandomSource(), settings, tmp_path, max_steps=3)
     low = [row["loss"] for row in read_metrics(tmp_path)]

@@ -30,13 +30,16 @@ class Loss(NamedTuple):
 class Objective(nn.Module):
     """`loss` as a module: the root that the transformer's weights are sharded under (training/parallel.py)."""
 
-    def __init__(self, transformer: AlchemistTransformer, **options: Any) -> None:
+    def __init__(self, transformer: AlchemistTransformer, mixed: bool = False, **options: Any) -> None:
+        """mixed: matrix products and attention in bfloat16, whatever the weights are."""
         super().__init__()
         self.transformer = transformer
+        self.mixed = mixed
         self.options = options
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
-        return loss(self.transformer, batch, generator, **self.options)
+        with torch.autocast(batch.z0.device.type, torch.bfloat16, enabled=self.mixed):
+            return loss(self.transformer, batch, generator, **self.options)
 
 
 def loss(

@@ -63,7 +63,8 @@ def joined(config: ParallelConfig, device: torch.device | str) -> Iterator[Ranks
                 f"expected the {world} there are"
             )
         mesh = init_device_mesh(device.type, (config.replicate, shard), mesh_dim_names=("dp_replicate", "dp_shard"))
-        name = config.precision if config.precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
+        auto = "bfloat16" if device.type == "cuda" else "float32"
+        name = {"auto": auto, "mixed": "float32"}.get(config.precision, config.precision)
         yield Ranks(dist.get_rank(), world, device, mesh, getattr(torch, name))
     finally:
         if not already:

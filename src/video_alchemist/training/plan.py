@@ -114,7 +114,7 @@ def counted(
 
 def _halves(config: TrainConfig) -> bool:
     """Whether a GPU keeps in bfloat16 what no stage trains."""
-    return "float32" not in (config.parallel.precision, config.parallel.frozen_precision)
+    return config.parallel.precision in ("auto", "bfloat16") and config.parallel.frozen_precision == "compute"
 
 
 def frozen_parameters(preset: Any) -> dict[str, int]:

@@ -103,6 +103,7 @@ def build(
                 parameter.data = parameter.data.to(ranks.dtype)
     objective = Objective(
         transformer,
+        mixed=config.parallel.precision == "mixed",
         shift=config.shift,
         base_latent=config.base_latent,
         text_drop=config.text_drop,

@@ -203,12 +203,17 @@ def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class EncodedWorld:
-    """Training batches from encoded shards (dataset/batch.py: BatchSource)."""
+    """Training batches from encoded shards (dataset/batch.py: BatchSource).
+
+    localization_every: steps of `micro_batches` batches, of which the first knows where latents come from.
+    """
 
     folder: Path
     batch_size: int
     seed: int
     references: bool  # False = stage I
+    micro_batches: int = 1
+    localization_every: int = 1
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -241,7 +246,9 @@ class EncodedWorld:
                 several = sum(other == entity for other, _ in pictures)
                 weight[i, k] = (1.0 if entity == data["word_index"].shape[1] - 1 else ACTOR_WEIGHT) / several
         image_tokens = data["image_tokens"][slots]
-        origin = shares(data["origin"][slots].float(), weight, math.isqrt(image_tokens.shape[2]))
+        origin = None
+        if step // self.micro_batches % self.localization_every == 0:
+            origin = shares(data["origin"][slots].float(), weight, math.isqrt(image_tokens.shape[2]))
         return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask, origin=origin)
 
     def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:

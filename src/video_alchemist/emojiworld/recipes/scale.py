@@ -42,6 +42,7 @@ class Scale:
     learning_rate: float = 1.5e-3
     reference_factor: float = 4.0  # see OptimizerConfig
     localization_weight: float = 0.05  # latents of a mean variance of 0.3 leave small errors beside it
+    clip_localization_every: int = 3  # steps: pictures have taught where to look, and it costs half a step
     # Below t = .5 latents tell their content themselves; references matter nearer to noise.
     training_shift: float = 4.0
     ema_decay: float = 0.995
