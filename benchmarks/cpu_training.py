@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from video_alchemist.dataset.batch import Batch
-from video_alchemist.model import attention
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.sampling.pipeline import SHIPPED
+from video_alchemist.training import mixed
 from video_alchemist.training.objective import Objective
 
+KERNEL_ATTENTION = torch.nn.functional.scaled_dot_product_attention
 FLOAT32, MIXED, KERNEL = "float32", "mixed", "mixed, PyTorch's attention kernel"
 TEXT, PICTURES, TOKENS = 24, 3, 144  # tokens of a caption, pictures, tokens of a picture
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
-    transformer = AlchemistTransformer.from_pretrained(SHIPPED / "transformer").float().train()
+    transformer = AlchemistTransformer.from_pretrained(SHIPPED["emojiworld"] / "transformer").float().train()
     batch = random_batch(transformer, args.batch)
     for name in (FLOAT32, MIXED, KERNEL):  # warm
         gradient(transformer, batch, name)
@@ -65,8 +66,8 @@ def gradient(transformer: AlchemistTransformer, batch: Batch, variant: str) -> T
     """Of all weights, one after the other."""
     transformer.zero_grad()
     objective = Objective(transformer, mixed=variant != FLOAT32)
-    attend = torch.nn.functional.scaled_dot_product_attention if variant == KERNEL else attention.attend
-    with mock.patch.object(attention, "attend", attend):
+    attend = KERNEL_ATTENTION if variant == KERNEL else mixed.attend
+    with mock.patch.object(mixed, "attend", attend):
         objective(batch, torch.Generator().manual_seed(0)).velocity.mean().backward()
     return torch.cat([p.grad.flatten() for p in transformer.parameters() if p.grad is not None])
 

@@ -300,3 +300,20 @@ def test_contact_sheets_are_of_held_out_scenes():
     assert len(conditions) == 3 and all(condition.references for condition in conditions)
     for condition in conditions:
         assert len(place_references(condition)) == len(condition.references)
+
+
+def test_recipes_go_on_from_what_ships(tmp_path):
+    """Guards against steps that cannot be made from a fresh clone: what ships, trained on, here a wider one of it."""
+    work = tmp_path / "work"
+    work.mkdir()
+    bundle.unpack(SMALL, work)
+    begun, config = transformer.beginning(SMALL, work)
+    assert [stage.name for stage in config.stages] == ["II-clips"] and begun.config["personalization"]
+    sizes = {"clip_scenes": 2, "clip_batch": 2, "stage_two_clip_steps": 1}
+    wider = {**SMALL.transformer, "hidden_size": 224, "num_heads": 7}
+    assert transformer.train(replace(SMALL, transformer=wider, **sizes), work, "cpu", None).step == 1
+    assert bundle.assemble(SMALL, work).transformer.config["hidden_size"] == 224
+    with pytest.raises(ValueError, match="has its own autoencoder; expected a folder without networks"):
+        bundle.unpack(SMALL, work)
+    with pytest.raises(ValueError, match="has networks of other sizes than those that ship"):
+        bundle.unpack(TINY, tmp_path / "other")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -64,7 +63,7 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(qkv, "B T (three K d) -> three B T K d", three=3, K=self.num_heads).unbind(0)
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin).to(v.dtype)                   # (B, K, T, d)
         k = rotate(self.k_norm(k).transpose(1, 2), cos, sin).to(v.dtype)                   # (B, K, T, d)
-        x = attend(q, k, v.transpose(1, 2))                                                # (B, K, T, d)
+        x = F.scaled_dot_product_attention(q, k, v.transpose(1, 2))                        # (B, K, T, d)
         return self.dropout(self.out(rearrange(x, "B K T d -> B T (K d)")))                # (B, T, D)
 
 
@@ -115,21 +114,7 @@ class CrossAttention(nn.Module):
 
 def _attend(q: Tensor, context: KeyValue) -> Tensor:
     key, value = (tensor.expand(len(q), -1, -1, -1) for tensor in (context.key, context.value))
-    return attend(q.to(value.dtype), key, value, context.mask)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention, (B, K, T, d) over (B, K, S, d); mask (B, 1, 1, S) bool.
-
-    Where bfloat16 is trained on a CPU, as plain products: PyTorch's own kernel takes twice to three times as long there
-    (benchmarks/cpu_training.py).
-    """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or not query.requires_grad:
-        return F.scaled_dot_product_attention(query, key, value, mask)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)                     # (B, K, T, S)
-    if mask is not None and not mask.all():
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
-    return scores.softmax(dim=-1) @ value                                                  # (B, K, T, d)
+    return F.scaled_dot_product_attention(q.to(value.dtype), key, value, context.mask)
 
 
 def _qk_norm(hidden_size: int, num_heads: int, kind: str | None) -> nn.Module:

@@ -17,6 +17,7 @@ from video_alchemist.flow import estimate_z0, interpolate, resolution_shift, sam
 from video_alchemist.model.binding import gather_word_tokens
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training.localization import localization_loss, log_weights, watched
+from video_alchemist.training.mixed import mixed_precision
 
 
 class Loss(NamedTuple):
@@ -31,14 +32,14 @@ class Objective(nn.Module):
     """`loss` as a module: the root that the transformer's weights are sharded under (training/parallel.py)."""
 
     def __init__(self, transformer: AlchemistTransformer, mixed: bool = False, **options: Any) -> None:
-        """mixed: matrix products and attention in bfloat16, whatever the weights are."""
+        """mixed: see training/mixed.py."""
         super().__init__()
         self.transformer = transformer
         self.mixed = mixed
         self.options = options
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Loss:
-        with torch.autocast(batch.z0.device.type, torch.bfloat16, enabled=self.mixed):
+        with mixed_precision(batch.z0.device.type, self.mixed):
             return loss(self.transformer, batch, generator, **self.options)
 
 

@@ -1,6 +1,7 @@
 """Trains what ships: `python -m video_alchemist.emojiworld.recipes all [--scale small|base] [--time-limit 9m]`.
 
-Every recipe goes on from where it stands; `all` runs them in order and writes the bundle.
+Every recipe goes on from where it stands; `all` runs them in order and writes the bundle. After `shipped`, in an empty
+working folder, they go on from what ships.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RECIPES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m video_alchemist.emojiworld.recipes", description=__doc__)
-    parser.add_argument("recipe", choices=("all", *RECIPES))
+    parser.add_argument("recipe", choices=("all", "shipped", *RECIPES))
     parser.add_argument("--scale", choices=tuple(SCALES), default="base" if torch.cuda.is_available() else "small")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/emojiworld"), help="working folder (default %(default)s)"
@@ -81,6 +82,8 @@ def run(
 
     curation = CURATION_SCALES[scale.name], work / "curation"
     match name:
+        case "shipped":
+            bundle.unpack(scale, work)
         case "autoencoder":
             autoencoder.train(scale, work, device, time_limit)
         case "text_encoder":

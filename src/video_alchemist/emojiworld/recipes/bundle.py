@@ -12,6 +12,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from transformers import (
+    Dinov2Config,
     Dinov2Model,
     GroundingDinoForObjectDetection,
     PreTrainedTokenizerFast,
@@ -23,11 +24,13 @@ from transformers import (
 from video_alchemist.emojiworld.recipes.evaluators import NETWORKS, OPTIONS
 from video_alchemist.emojiworld.recipes.image_encoder import MEAN, STD
 from video_alchemist.emojiworld.recipes.scale import Scale
+from video_alchemist.emojiworld.recipes.transformer import SHIPPED_PART
 from video_alchemist.pretrained.face_detector import HeatmapFaceDetector
 from video_alchemist.pretrained.quality_model import QualityHead
 from video_alchemist.sampling.pipeline import SHIPPED, AlchemistPipeline
 from video_alchemist.training.checkpoint import trained_transformer
 
+PARTS = ("autoencoder", "text_encoder", "tokenizer", "image_encoder", SHIPPED_PART)
 CURATION_NETWORKS: dict[str, Any] = {
     "detector": GroundingDinoForObjectDetection,
     "segmenter": SamModel,
@@ -58,6 +61,19 @@ def assemble(scale: Scale, work: Path, run: str = "transformer") -> AlchemistPip
         image_mean=MEAN,
         image_std=STD,
     )
+
+
+def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> None:
+    """Puts the shipped networks into a working folder that has none, for recipes to go on from."""
+    there = next((part for part in PARTS if (work / part).exists()), None)
+    if there is not None:
+        raise ValueError(f"{work} has its own {there}; expected a folder without networks, give another --work")
+    shipped = AutoencoderKLLTXVideo.load_config(folder / "autoencoder")["latent_channels"]
+    width = Dinov2Config.from_pretrained(folder / "image_encoder").hidden_size
+    if (shipped, width) != (scale.latent_channels, scale.image_encoder["hidden_size"]):
+        raise ValueError(f"scale {scale.name} has networks of other sizes than those that ship; expected --scale small")
+    for part in PARTS:
+        shutil.copytree(folder / part, work / part)
 
 
 def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Path:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH, EncodedWorld, precompute
 from video_alchemist.emojiworld.recipes.scale import Scale
+from video_alchemist.emojiworld.recipes.widen import widen
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training import parallel
-from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, TrainConfig
+from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from video_alchemist.training.plot import curves
 from video_alchemist.training.stages import Stage
 from video_alchemist.training.trainer import OnSample, Trained
 from video_alchemist.training.trainer import train as run_training
+
+SHIPPED_PART = "transformer"  # in a working folder: what recipe "shipped" put there to begin with
 
 
 def stages(scale: Scale) -> tuple[Stage, ...]:
@@ -39,9 +44,27 @@ def train_config(scale: Scale) -> TrainConfig:
         shift=scale.training_shift,
         checkpoint=CheckpointConfig(every=500, keep=2),
         ema_decay=scale.ema_decay,
+        parallel=ParallelConfig(precision="mixed" if knows_bfloat16() else "auto"),
         data_workers=scale.workers if scale.workers > 1 else 0,
         dropout=0.0,  # a small model on endless data underfits; nothing to regularise
     )
+
+
+def knows_bfloat16() -> bool:
+    """Whether this is a CPU that multiplies bfloat16 faster than float32."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we admit
+    return not torch.cuda.is_available() and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def beginning(scale: Scale, work: Path) -> tuple[AlchemistTransformer, TrainConfig]:
+    """A new transformer and both stages; or the shipped one, as wide as the scale says, and stage II's last part."""
+    if not (work / SHIPPED_PART).exists():
+        return build(scale), train_config(scale)
+    shipped = AlchemistTransformer.from_pretrained(work / SHIPPED_PART, torch_dtype=torch.float32)
+    width, heads = scale.transformer["hidden_size"], scale.transformer["num_heads"]
+    if shipped.config["hidden_size"] != width:
+        shipped = widen(shipped, width, heads)
+    return shipped, replace(train_config(scale), stages=stages(scale)[-1:])
 
 
 def build(scale: Scale) -> AlchemistTransformer:
@@ -71,7 +94,8 @@ def train(
 ) -> Trained:
     """Trains from where it stands. The encoded world is kept in `work`; the run's own folder is `work/transformer.run`.
 
-    networks: folder of the frozen networks, where they are not in `work`. initial: weights to begin with, of stage I.
+    networks: folder of the frozen networks, where they are not in `work`. initial, config: weights to begin with and
+    what is done with them, see `beginning`.
     """
 
     def encoded(clips: bool) -> Path:
@@ -86,10 +110,11 @@ def train(
         return EncodedWorld(encoded(clips=False), scale.image_batch, seed=1, references=stage.personalization)
 
     run = run or work / "transformer.run"
+    first, usual = beginning(scale, work) if initial is None or config is None else (initial, config)
     trained = run_training(
-        build(scale) if initial is None else initial,
+        initial or first,
         source,
-        config or train_config(scale),
+        config or usual,
         run,
         time_limit=time_limit,
         max_steps=max_steps,
