@@ -25,7 +25,7 @@ def moves(action: str) -> Pose:
 
 
 def test_cycles_of_a_clip() -> None:
-    """Guards against a pace that latents smear: half a turn, one hop down to the ground again, one and a half shakes."""
+    """Guards against a pace that latents smear: half a turn, one hop, one and a half shakes."""
     assert moves("spins").turn[-1] == pytest.approx(2 * np.pi * TEMPO) == pytest.approx(np.pi)
     hop = moves("jumps").y
     assert hop[0] == pytest.approx(hop[-1]) and hop.argmin() == 8
