@@ -29,7 +29,8 @@ def mixed_precision(device_type: str, enabled: bool) -> Iterator[None]:
 
 class _PlainAttention(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (attend if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
+        ours = func is F.scaled_dot_product_attention and not kwargs  # other networks ask for more of it
+        return (attend if ours else func)(*args, **(kwargs or {}))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
