@@ -47,7 +47,7 @@ def main() -> None:
     for name, times in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(times, seconds[FLOAT32], strict=True))
         cosine = torch.cosine_similarity(exact, gradient(transformer, batch, name), dim=0)
-        print(f"{name:36} {ratio:.2f} of float32's time, cosine of gradients {cosine:.4f}")
+        print(f"{name:36} {ratio:.2f} of float32's time, cosine of gradients {cosine:.5f}")
 
 
 def random_batch(transformer: AlchemistTransformer, size: int) -> Batch:
@@ -69,7 +69,7 @@ def gradient(transformer: AlchemistTransformer, batch: Batch, variant: str) -> T
     attend = KERNEL_ATTENTION if variant == KERNEL else mixed.attend
     with mock.patch.object(mixed, "attend", attend):
         objective(batch, torch.Generator().manual_seed(0)).velocity.mean().backward()
-    return torch.cat([p.grad.flatten() for p in transformer.parameters() if p.grad is not None])
+    return torch.cat([p.grad.flatten().double() for p in transformer.parameters() if p.grad is not None])
 
 
 if __name__ == "__main__":

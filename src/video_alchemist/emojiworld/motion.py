@@ -11,10 +11,6 @@ import numpy as np
 
 from video_alchemist.emojiworld.scenes import Actor, Scene
 
-# Of all that goes round or back and forth: hops, turns, strides a clip. At twice the pace four frames, which a latent
-# holds as one, saw a quarter of a turn or a whole ascent.
-TEMPO = 0.5
-
 
 @dataclass
 class Pose:
@@ -38,16 +34,15 @@ def pose(scene: Scene, index: int, u: np.ndarray) -> Pose:
 
 
 def _act(p: Pose, actor: Actor, scene: Scene, u: np.ndarray) -> None:
-    cycles = TEMPO * actor.speed * u
-    wave = np.sin(2 * np.pi * (cycles + actor.phase))
+    wave = np.sin(2 * np.pi * (actor.speed * u + actor.phase))
     side = actor.direction
     match actor.action:
         case "jumps":
-            hop = np.abs(np.sin(np.pi * (2 * cycles + actor.phase)))
+            hop = np.abs(np.sin(np.pi * (2 * actor.speed * u + actor.phase)))
             p.y -= 0.55 * hop
             p.height *= 0.88 + 0.17 * hop
         case "spins":
-            p.turn += side * 2 * np.pi * cycles
+            p.turn += side * 2 * np.pi * actor.speed * u
         case "sways":
             p.turn += 0.45 * wave
         case "grows":
@@ -57,22 +52,22 @@ def _act(p: Pose, actor: Actor, scene: Scene, u: np.ndarray) -> None:
             p.width *= 1.25 - 0.75 * u
             p.height *= 1.25 - 0.75 * u
         case "shakes":
-            p.x += 0.13 * np.sin(2 * np.pi * (3 * cycles + actor.phase))
+            p.x += 0.13 * np.sin(2 * np.pi * (3 * actor.speed * u + actor.phase))
         case "runs":
             p.x += side * 1.1 * (u - 0.5)
-            p.y -= 0.07 * np.abs(np.sin(6 * np.pi * TEMPO * u))
+            p.y -= 0.07 * np.abs(np.sin(6 * np.pi * u))
         case "rises":
             p.y += 0.25 - 0.95 * u
         case "falls":
             p.y += -0.75 + 0.95 * u
         case "flips":
-            p.width *= np.cos(2 * np.pi * (cycles + actor.phase))
+            p.width *= np.cos(2 * np.pi * (actor.speed * u + actor.phase))
         case "circles":
-            angle = 2 * np.pi * (side * cycles + actor.phase)
+            angle = 2 * np.pi * (side * actor.speed * u + actor.phase)
             p.x += 0.28 * np.cos(angle)
             p.y += 0.28 * np.sin(angle) - 0.15
         case "waves":
-            p.shear += 0.55 * np.sin(2 * np.pi * (2 * cycles + actor.phase))
+            p.shear += 0.55 * np.sin(2 * np.pi * (2 * actor.speed * u + actor.phase))
         case "meets":
             other = scene.actors[actor.partner] if actor.partner is not None else actor
             target = (actor.x + other.x) / 2 - side * 0.7 * actor.scale

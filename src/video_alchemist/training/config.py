@@ -43,8 +43,8 @@ class ParallelConfig:
     replicate: int = 1  # such copies (HSDP: shard within a machine, replicate across machines)
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, 4/3 the time
     compile: bool = False  # torch.compile of the repeated block
-    # Of compute; auto = bfloat16 on a GPU, else float32. mixed: float32 but for matrix products and attention, by
-    # autocast: twice as fast on CPUs that know bfloat16 (AVX512-BF16, AMX), and residuals stay exact.
+    # Of compute; auto = bfloat16 on a GPU, else float32. mixed: float32 but for matrix products and attention, which
+    # CPUs that know bfloat16 do faster (AVX512-BF16, AMX), and residuals stay exact (training/mixed.py).
     precision: Literal["auto", "float32", "bfloat16", "mixed"] = "auto"
     frozen_precision: Literal["compute", "float32"] = "compute"  # of weights that no stage trains; the others: float32
 

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def mixed_precision(device_type: str, enabled: bool) -> Iterator[None]:
-    """PyTorch's autocast; on CPUs with attention of plain products, whose own kernel takes twice to three times as long
-    there in bfloat16, forward and backward (benchmarks/cpu_training.py)."""
+    """PyTorch's autocast; on CPUs with attention as plain products. With PyTorch's own kernel, which gains nothing from
+    bfloat16 there, a step takes half as long again (benchmarks/cpu_training.py)."""
     with torch.autocast(device_type, torch.bfloat16, enabled=enabled):
         if enabled and device_type == "cpu":
             with _PlainAttention():

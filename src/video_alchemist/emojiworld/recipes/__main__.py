@@ -1,4 +1,4 @@
-"""Trains what ships: `python -m video_alchemist.emojiworld.recipes all [--scale small|base] [--time-limit 9m]`.
+"""Trains what ships: `python -m video_alchemist.emojiworld.recipes all [--scale small|base|wide] [--time-limit 9m]`.
 
 Every recipe goes on from where it stands; `all` runs them in order and writes the bundle. After `shipped`, in an empty
 working folder, they go on from what ships.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from video_alchemist.emojiworld.recipes import bundle
 from video_alchemist.emojiworld.recipes.command import parse_time
 from video_alchemist.emojiworld.recipes.scale import SCALES, Scale
 
@@ -48,6 +49,12 @@ def main() -> None:
         parser.error(f"{args.work} holds scale {marker.read_text()}, not {args.scale}; expected another --work")
     marker.write_text(args.scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.recipe == "shipped":
+        try:
+            bundle.unpack(SCALES[args.scale], args.work)
+        except ValueError as error:
+            parser.error(str(error))
+        return
     for name in RECIPES if args.recipe == "all" else (args.recipe,):
         run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples, args.num_steps)
 
@@ -64,7 +71,6 @@ def run(
     from video_alchemist.emojiworld.recipes import (
         ablation,
         autoencoder,
-        bundle,
         clip_filter,
         curation_scores,
         detector,
@@ -82,8 +88,6 @@ def run(
 
     curation = CURATION_SCALES[scale.name], work / "curation"
     match name:
-        case "shipped":
-            bundle.unpack(scale, work)
         case "autoencoder":
             autoencoder.train(scale, work, device, time_limit)
         case "text_encoder":

@@ -71,7 +71,7 @@ def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> No
     shipped = AutoencoderKLLTXVideo.load_config(folder / "autoencoder")["latent_channels"]
     width = Dinov2Config.from_pretrained(folder / "image_encoder").hidden_size
     if (shipped, width) != (scale.latent_channels, scale.image_encoder["hidden_size"]):
-        raise ValueError(f"scale {scale.name} has networks of other sizes than those that ship; expected --scale small")
+        raise ValueError(f"scale {scale.name} has other networks than those that ship; expected --scale small or wide")
     for part in PARTS:
         shutil.copytree(folder / part, work / part)
 

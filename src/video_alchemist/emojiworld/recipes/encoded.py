@@ -205,7 +205,8 @@ def join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 class EncodedWorld:
     """Training batches from encoded shards (dataset/batch.py: BatchSource).
 
-    localization_every: steps of `micro_batches` batches, of which the first knows where latents come from.
+    localization_every: in the first of so many steps, of `micro_batches` batches each, it is known where latents come
+    from.
     """
 
     folder: Path
