@@ -314,5 +314,5 @@ def test_recipes_go_on_from_what_ships(tmp_path):
     assert bundle.assemble(WIDE, work).transformer.config["hidden_size"] == 192
     with pytest.raises(ValueError, match="has its own autoencoder; expected a folder without networks"):
         bundle.unpack(SMALL, work)
-    with pytest.raises(ValueError, match="has other networks than those that ship"):
+    with pytest.raises(ValueError, match="has another autoencoder than ships"):
         bundle.unpack(TINY, tmp_path / "other")

@@ -47,15 +47,14 @@ def main() -> None:
     marker = args.work / "scale"
     if marker.exists() and marker.read_text() != args.scale:
         parser.error(f"{args.work} holds scale {marker.read_text()}, not {args.scale}; expected another --work")
-    marker.write_text(args.scale)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.recipe == "shipped":
         try:
             bundle.unpack(SCALES[args.scale], args.work)
         except ValueError as error:
             parser.error(str(error))
-        return
-    for name in RECIPES if args.recipe == "all" else (args.recipe,):
+    marker.write_text(args.scale)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name in {"all": RECIPES, "shipped": ()}.get(args.recipe, (args.recipe,)):
         run(name, SCALES[args.scale], args.work, device, args.time_limit, args.num_samples, args.num_steps)
 
 

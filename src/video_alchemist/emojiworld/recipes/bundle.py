@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 from transformers import (
-    Dinov2Config,
     Dinov2Model,
     GroundingDinoForObjectDetection,
     PreTrainedTokenizerFast,
@@ -68,10 +68,10 @@ def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> No
     there = next((part for part in PARTS if (work / part).exists()), None)
     if there is not None:
         raise ValueError(f"{work} has its own {there}; expected a folder without networks, give another --work")
-    shipped = AutoencoderKLLTXVideo.load_config(folder / "autoencoder")["latent_channels"]
-    width = Dinov2Config.from_pretrained(folder / "image_encoder").hidden_size
-    if (shipped, width) != (scale.latent_channels, scale.image_encoder["hidden_size"]):
-        raise ValueError(f"scale {scale.name} has other networks than those that ship; expected --scale small or wide")
+    for part, sizes in (("autoencoder", scale.autoencoder), ("image_encoder", scale.image_encoder)):
+        shipped = json.loads((folder / part / "config.json").read_text())
+        if any(shipped[name] != json.loads(json.dumps(size)) for name, size in sizes.items()):
+            raise ValueError(f"scale {scale.name} has another {part} than ships; expected --scale small or wide")
     for part in PARTS:
         shutil.copytree(folder / part, work / part)
 
