@@ -48,6 +48,7 @@ def test_override(assignment: str, read: Any, value: Any) -> None:
         ("optimizer.eps=small", "optimizer.eps is 'small'; expected float"),
         ("optimizer.betas=0.9", "optimizer.betas is '0.9'; expected tuple"),
         ("stages.I.trainable=new", "expected .*'all'.*'personalization'"),
+        ("parallel.precision=half", "expected one of 'auto', 'float32', 'bfloat16', 'mixed'"),
         ("text_drop=1.1", "text_drop is 1.1; expected 0 to 1"),
         ("checkpoint.every=0", "every is 0; expected at least 1"),
         ("optimzer.lr=1", "unknown key 'optimzer.lr'.*nearest: optimizer"),

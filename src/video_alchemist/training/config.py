@@ -185,6 +185,8 @@ def _fits(value: Any, expected: Any) -> bool:
 
 
 def _describe(expected: Any) -> str:
+    if get_origin(expected) is Literal:
+        return f"one of {', '.join(map(repr, get_args(expected)))}"
     return expected.__name__ if isinstance(expected, type) and get_origin(expected) is None else str(expected)
 
 
