@@ -1,6 +1,7 @@
 """The recipes that make the shipped weights, end to end on a tiny scale, and their pieces."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -316,3 +317,24 @@ def test_recipes_go_on_from_what_ships(tmp_path):
         bundle.unpack(SMALL, work)
     with pytest.raises(ValueError, match="has another autoencoder than ships"):
         bundle.unpack(TINY, tmp_path / "other")
+
+
+def test_a_full_disk_leaves_nothing_to_go_on_from(tmp_path, monkeypatch):
+    """Guards against half an autoencoder that the next recipe takes for a whole one and no second try replaces."""
+
+    def full(source, target, *_, **__):
+        raise shutil.Error([(str(source), str(target), "No space left on device")])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle.shutil, "copytree", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            bundle.unpack(SMALL, tmp_path)
+    assert not list(tmp_path.iterdir())
+    bundle.unpack(SMALL, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(bundle.PARTS)
+
+
+def test_clips_teach_where_to_look_now_and_then(work):
+    """Guards against ranks of which one teaches and the other waits: all batches of a step do, or none."""
+    world = EncodedWorld(work / "encoded" / "clips", 2, 2, references=True, micro_batches=2, localization_every=3)
+    assert [world.batch(number).origin is not None for number in range(8)] == [True] * 2 + [False] * 4 + [True] * 2

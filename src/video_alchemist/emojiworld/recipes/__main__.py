@@ -50,7 +50,7 @@ def main() -> None:
     if args.recipe == "shipped":
         try:
             bundle.unpack(SCALES[args.scale], args.work)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             parser.error(str(error))
     marker.write_text(args.scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"

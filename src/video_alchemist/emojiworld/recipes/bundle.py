@@ -72,8 +72,17 @@ def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> No
         shipped = json.loads((folder / part / "config.json").read_text())
         if any(shipped[name] != json.loads(json.dumps(size)) for name, size in sizes.items()):
             raise ValueError(f"scale {scale.name} has another {part} than ships; expected --scale small or wide")
+    temporary = work / "shipped.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for part in PARTS:
+            shutil.copytree(folder / part, temporary / part)
+    except shutil.Error as error:  # holds a list of (from, to, why)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(f"{work}: {error.args[0][0][2]}") from error
     for part in PARTS:
-        shutil.copytree(folder / part, work / part)
+        os.replace(temporary / part, work / part)
+    temporary.rmdir()
 
 
 def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Path:
