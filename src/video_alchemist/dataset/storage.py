@@ -107,7 +107,7 @@ class Folder:
 
     @property
     def fs(self) -> AbstractFileSystem:
-        """Opened anew in a process that was forked, as a loader's workers are: connections do not survive that."""
+        """Opened anew in another process, as a loader's workers are: connections do not survive a fork or a copy."""
         if self._process != os.getpid():
             self._open()
         return self._fs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +43,14 @@ def prefetched(
     """`ready` of the source's batches, in order, by a thread while earlier ones are trained on; `workers` processes
     make them, or without any the thread."""
     indices = list(indices)
-    made = iter(DataLoader(Indexed(source), sampler=indices, batch_size=None, num_workers=workers))
+    # A process forked from a training run has its locks and memory but none of its threads, and now and then crashes.
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context:
+        context.set_forkserver_preload([__name__])  # imported once, not by every worker
+    loader = DataLoader(
+        Indexed(source), sampler=indices, batch_size=None, num_workers=workers, multiprocessing_context=context
+    )
+    made = iter(loader)
 
     def fetch() -> Any:
         batch = next(made)
