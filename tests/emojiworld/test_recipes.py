@@ -338,3 +338,17 @@ def test_clips_teach_where_to_look_now_and_then(work):
     """Guards against ranks of which one teaches and the other waits: all batches of a step do, or none."""
     world = EncodedWorld(work / "encoded" / "clips", 2, 2, references=True, micro_batches=2, localization_every=3)
     assert [world.batch(number).origin is not None for number in range(8)] == [True] * 2 + [False] * 4 + [True] * 2
+
+
+def test_actors_count_more_than_scenery(work):
+    """Guards against weights that lie beside the actors: they are as large as the actors are in the rendered clip."""
+    world = EncodedWorld(work / "encoded" / "clips", 4, 2, references=True, subject_weight=3.0)
+    shares = world._subjects(torch.arange(4))  # (B, f, h, w)
+    clips = make_batch(sample_scenes(CLIP_SEED, 0, 4), clip_times(TINY.num_frames), TINY.size, TINY.reference_size)
+    shown = clips.masks.any(dim=1)[:, 1:].float().mean(dim=(1, 2, 3))  # (B,); the first latent is of one frame
+    torch.testing.assert_close(shares[:, 1:].mean(dim=(1, 2, 3)), shown, atol=0.03, rtol=0.0)
+    assert shares.max() > 0.7 and shares.min() == 0
+    weight = world.batch(0).weight
+    assert weight.shape == shares.shape
+    assert 1 <= weight.min() < 1.5 and 3 < weight.max() <= 4
+    assert EncodedWorld(work / "encoded" / "clips", 4, 2, references=True).batch(0).weight is None

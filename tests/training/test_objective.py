@@ -50,6 +50,21 @@ def test_zero_velocity_costs_the_mean_square(batch, transformer) -> None:
     assert losses.mean().item() == pytest.approx(2, rel=0.03)
 
 
+def test_latents_count_as_their_batch_says(batch, transformer) -> None:
+    """Guards against a weight that is ignored, laid over the wrong latents, or that changes the size of the loss."""
+    made, network = batch(4, torch.Generator().manual_seed(1), False), transformer()
+
+    def error(weight: Tensor | None) -> Tensor:
+        return loss(network, dataclasses.replace(made, weight=weight), torch.Generator().manual_seed(0)).velocity
+
+    shape = (len(made.z0), *made.z0.shape[2:])
+    left = torch.zeros(shape)
+    left[..., : shape[-1] // 2] = 1
+    assert torch.allclose(error(torch.full(shape, 3.0)), error(None))
+    assert torch.allclose((error(left) + error(1 - left)) / 2, error(None))
+    assert not torch.allclose(error(left), error(None))
+
+
 def test_conditions_drop_independently_at_their_rates(batch) -> None:
     """Guards against one coin for both conditions, or one for the whole batch: 10 %, 20 % and 2 % of 10,000."""
     spy, size = Spy(), 10_000

@@ -25,6 +25,7 @@ class Batch:
     image_mask: Tensor | None = None  # (B, N) bool, True = a picture
     null_text: Tensor | None = None  # (1, S', D_text) float: what dropped text becomes; None = zeros (App. B.2)
     origin: Tensor | None = None  # (B, T, C, N * L) float: see training/localization.py
+    weight: Tensor | None = None  # (B, f, h, w) float: what each latent's error counts; None = all alike
     bucket: str = ""
     ids: tuple[str, ...] = ()  # of the clips
 

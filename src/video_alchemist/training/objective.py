@@ -23,7 +23,7 @@ from video_alchemist.training.mixed import mixed_precision
 class Loss(NamedTuple):
     """Of every sample of a batch, (B,) each."""
 
-    velocity: Tensor  # mean squared error
+    velocity: Tensor  # mean squared error, over latents as the batch weighs them
     t: Tensor  # the time it was asked at
     localization: Tensor  # see training/localization.py; 0 where it is not asked for
 
@@ -95,7 +95,10 @@ def loss(
     with ExitStack() as watching:
         attention = watching.enter_context(watched(transformer)) if localized else []
         velocity = velocity_at(z0_estimate).float()                                        # (B, C, f, h, w)
-    error = (velocity - velocity_target(z0, noise).float()).square().flatten(1).mean(dim=1)  # (B,)
+    error = (velocity - velocity_target(z0, noise).float()).square().mean(dim=1)           # (B, f, h, w)
+    if batch.weight is not None:
+        error = error * (batch.weight / batch.weight.mean(dim=(1, 2, 3), keepdim=True))
+    error = error.flatten(1).mean(dim=1)                                                   # (B,)
     misplaced = torch.zeros_like(error)
     if localized:
         assert batch.origin is not None

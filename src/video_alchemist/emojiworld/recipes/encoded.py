@@ -206,7 +206,7 @@ class EncodedWorld:
     """Training batches from encoded shards (dataset/batch.py: BatchSource).
 
     localization_every: in the first of so many steps, of `micro_batches` batches each, it is known where latents come
-    from.
+    from. subject_weight: how much more than scenery an actor's latents count in the loss.
     """
 
     folder: Path
@@ -215,6 +215,7 @@ class EncodedWorld:
     references: bool  # False = stage I
     micro_batches: int = 1
     localization_every: int = 1
+    subject_weight: float = 0.0
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -250,7 +251,16 @@ class EncodedWorld:
         origin = None
         if step // self.micro_batches % self.localization_every == 0:
             origin = shares(data["origin"][slots].float(), weight, math.isqrt(image_tokens.shape[2]))
-        return Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask, origin=origin)
+        batch = Batch(z0, text_tokens, text_mask[:, :length], image_tokens, word_index, image_mask, origin=origin)
+        return replace(batch, weight=1 + self.subject_weight * self._subjects(rows)) if self.subject_weight else batch
+
+    def _subjects(self, rows: Tensor) -> Tensor:
+        """How much of every latent shows an actor: (B, f, h, w) in [0, 1]."""
+        data = self.tensors
+        pictures = data["slots"][rows, :-1].amax(dim=-1).long()                            # (B, A)
+        share = data["origin"][pictures.clamp(min=0), ..., 2].float().mean(dim=-1)        # (B, A, T)
+        share = (share * (pictures >= 0)[..., None]).sum(dim=1).clamp(max=1)               # (B, T)
+        return share.unflatten(1, data["z0"].shape[2:])
 
     def _select(self, row: int, rng: np.random.Generator, max_images: int) -> list[tuple[int, int]]:
         """App. A.3 on one clip: (entity, picture) pairs in random order, so that a picture's number is no stand-in for

@@ -105,8 +105,8 @@ def train(
 
     def source(stage: Stage, micro_batches: int) -> EncodedWorld:
         if stage.name == "II-clips":
-            every = scale.clip_localization_every
-            return EncodedWorld(encoded(clips=True), scale.clip_batch, 2, True, micro_batches, every)
+            often, weight = scale.clip_localization_every, scale.subject_weight
+            return EncodedWorld(encoded(clips=True), scale.clip_batch, 2, True, micro_batches, often, weight)
         return EncodedWorld(encoded(clips=False), scale.image_batch, seed=1, references=stage.personalization)
 
     run = run or work / "transformer.run"
