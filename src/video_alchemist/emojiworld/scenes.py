@@ -200,7 +200,7 @@ def _paint(rng: np.random.Generator, actor: Actor, taken: set[str]) -> Actor:
         mirrored=bool(rng.random() < 0.5),
         tilt=float(rng.uniform(-0.2, 0.2)) if rng.random() < 0.5 else 0.0,
         bend=float(rng.uniform(-0.2, 0.2)) if rng.random() < 0.3 else 0.0,
-        phase=float(rng.random()),
+        phase=0.1 * float(rng.random()),  # from near rest: what has just begun is easier to foresee
         speed=float(rng.uniform(0.85, 1.2)),
         direction=int(rng.choice((-1, 1))),
     )

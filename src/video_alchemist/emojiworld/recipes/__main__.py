@@ -1,4 +1,4 @@
-"""Trains what ships: `python -m video_alchemist.emojiworld.recipes all [--scale small|base|wide] [--time-limit 9m]`.
+"""Trains what ships: `python -m video_alchemist.emojiworld.recipes all [--scale small|base] [--time-limit 9m]`.
 
 Every recipe goes on from where it stands; `all` runs them in order and writes the bundle. After `shipped`, in an empty
 working folder, they go on from what ships.

@@ -71,7 +71,7 @@ def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> No
     for part, sizes in (("autoencoder", scale.autoencoder), ("image_encoder", scale.image_encoder)):
         shipped = json.loads((folder / part / "config.json").read_text())
         if any(shipped[name] != json.loads(json.dumps(size)) for name, size in sizes.items()):
-            raise ValueError(f"scale {scale.name} has another {part} than ships; expected --scale small or wide")
+            raise ValueError(f"scale {scale.name} has another {part} than ships; expected --scale small")
     temporary = work / "shipped.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -88,6 +88,7 @@ def unpack(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> No
 def write(scale: Scale, work: Path, folder: Path = SHIPPED["emojiworld"]) -> Path:
     """Replaces the shipped bundle, in bfloat16: half the size, and no difference to see."""
     pipeline = assemble(scale, work).to(torch.bfloat16)
+    pipeline.autoencoder.register_to_config(_name_or_path="")  # of this machine
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)

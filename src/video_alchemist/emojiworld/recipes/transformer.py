@@ -11,7 +11,6 @@ import torch.distributed as dist
 
 from video_alchemist.emojiworld.recipes.encoded import WORD_LENGTH, EncodedWorld, precompute
 from video_alchemist.emojiworld.recipes.scale import Scale
-from video_alchemist.emojiworld.recipes.widen import widen
 from video_alchemist.model.transformer import AlchemistTransformer
 from video_alchemist.training import parallel
 from video_alchemist.training.config import CheckpointConfig, OptimizerConfig, ParallelConfig, TrainConfig
@@ -57,13 +56,10 @@ def knows_bfloat16() -> bool:
 
 
 def beginning(scale: Scale, work: Path) -> tuple[AlchemistTransformer, TrainConfig]:
-    """A new transformer and both stages; or the shipped one, as wide as the scale says, and stage II's last part."""
+    """A new transformer and both stages; or the shipped one, and stage II's last part."""
     if not (work / SHIPPED_PART).exists():
         return build(scale), train_config(scale)
     shipped = AlchemistTransformer.from_pretrained(work / SHIPPED_PART, torch_dtype=torch.float32)
-    width, heads = scale.transformer["hidden_size"], scale.transformer["num_heads"]
-    if shipped.config["hidden_size"] != width:
-        shipped = widen(shipped, width, heads)
     return shipped, replace(train_config(scale), stages=stages(scale)[-1:])
 
 
