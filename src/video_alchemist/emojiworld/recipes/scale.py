@@ -43,7 +43,7 @@ class Scale:
     reference_factor: float = 4.0  # see OptimizerConfig
     localization_weight: float = 0.05  # latents of a mean variance of 0.3 leave small errors beside it
     clip_localization_every: int = 3  # steps: pictures have taught where to look, and it costs half a step
-    subject_weight: float = 3.0  # a latent of a clip that shows an actor counts so much more: most of a frame is scenery
+    subject_weight: float = 3.0  # a latent of a clip that shows an actor counts so much more than scenery
     # Below t = .5 latents tell their content themselves; references matter nearer to noise.
     training_shift: float = 4.0
     ema_decay: float = 0.995
