@@ -353,3 +353,15 @@ def test_actors_count_more_than_scenery(work):
     assert weight.shape == shares.shape
     assert 1 <= weight.min() < 1.5 and 3 < weight.max() <= 4
     assert EncodedWorld(work / "encoded" / "clips", 4, 2, references=True).batch(0).weight is None
+
+
+def test_emphasised_actions_are_drawn_more_often(work):
+    """Guards against chances given to other clips than those that show the action: then none is learned better."""
+    folder = work / "encoded" / "clips"
+    world = EncodedWorld(folder, 4, 2, references=True, emphasis={"sways": 9.0})
+    scenes = sample_scenes(CLIP_SEED, 0, len(world.chances))
+    swaying = np.array([any(actor.action == "sways" for actor in scene.actors) for scene in scenes])
+    assert 0 < swaying.sum() < len(scenes)
+    assert world.chances[swaying].min() > 3 * world.chances[~swaying].max()
+    assert world.chances.sum() == pytest.approx(1)
+    assert np.ptp(EncodedWorld(folder, 4, 2, references=True).chances) == 0

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -206,7 +207,8 @@ class EncodedWorld:
     """Training batches from encoded shards (dataset/batch.py: BatchSource).
 
     localization_every: in the first of so many steps, of `micro_batches` batches each, it is known where latents come
-    from. subject_weight: how much more than scenery an actor's latents count in the loss.
+    from. subject_weight: how much more than scenery an actor's latents count in the loss. emphasis: actions,
+    and how many times as often as others clips are drawn whose actors do them.
     """
 
     folder: Path
@@ -216,6 +218,7 @@ class EncodedWorld:
     micro_batches: int = 1
     localization_every: int = 1
     subject_weight: float = 0.0
+    emphasis: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -224,11 +227,20 @@ class EncodedWorld:
             raise ValueError(f"{self.folder} was encoded by an earlier version; delete it, and it is made anew")
         return join(parts)
 
+    @cached_property
+    def chances(self) -> np.ndarray:
+        """Of every clip, to be drawn: (n,)."""
+        count = len(self.tensors["z0"])
+        scenes = sample_scenes(CLIP_SEED, 0, count) if self.emphasis else []
+        weights = [np.mean([self.emphasis.get(actor.action, 1.0) for actor in scene.actors]) for scene in scenes]
+        chances = np.array(weights or np.ones(count))
+        return chances / chances.sum()
+
     def batch(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         data = self.tensors
         count = len(data["z0"])
-        rows = torch.from_numpy(rng.choice(count, size=self.batch_size, replace=count < self.batch_size))
+        rows = torch.from_numpy(rng.choice(count, self.batch_size, replace=count < self.batch_size, p=self.chances))
         text_mask = data["text_mask"][rows]
         length = int(text_mask.sum(dim=1).max())
         z0, text_tokens = data["z0"][rows], data["text_tokens"][rows, :length]

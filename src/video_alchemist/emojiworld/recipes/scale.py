@@ -44,6 +44,10 @@ class Scale:
     localization_weight: float = 0.05  # latents of a mean variance of 0.3 leave small errors beside it
     clip_localization_every: int = 3  # steps: pictures have taught where to look, and it costs half a step
     subject_weight: float = 3.0  # a latent of a clip that shows an actor counts so much more than scenery
+    # What is learned last, drawn more often from the encoded clips; the clips themselves show all actions alike.
+    action_emphasis: dict[str, float] = field(
+        default_factory=lambda: {"sways": 4, "flips": 4, "circles": 3, "spins": 2, "runs": 2, "waves": 2}
+    )
     # Below t = .5 latents tell their content themselves; references matter nearer to noise.
     training_shift: float = 4.0
     ema_decay: float = 0.995

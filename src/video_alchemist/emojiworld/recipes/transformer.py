@@ -101,8 +101,16 @@ def train(
 
     def source(stage: Stage, micro_batches: int) -> EncodedWorld:
         if stage.name == "II-clips":
-            often, weight = scale.clip_localization_every, scale.subject_weight
-            return EncodedWorld(encoded(clips=True), scale.clip_batch, 2, True, micro_batches, often, weight)
+            return EncodedWorld(
+                encoded(clips=True),
+                scale.clip_batch,
+                seed=2,
+                references=True,
+                micro_batches=micro_batches,
+                localization_every=scale.clip_localization_every,
+                subject_weight=scale.subject_weight,
+                emphasis=scale.action_emphasis,
+            )
         return EncodedWorld(encoded(clips=False), scale.image_batch, seed=1, references=stage.personalization)
 
     run = run or work / "transformer.run"
