@@ -44,10 +44,10 @@ def assemble(scale: Scale, work: Path, run: str = "transformer") -> AlchemistPip
     height, width = scale.size
     return AlchemistPipeline(
         transformer=trained_transformer(work / f"{run}.run"),
-        autoencoder=AutoencoderKLLTXVideo.from_pretrained(work / "autoencoder"),
-        text_encoder=T5EncoderModel.from_pretrained(work / "text_encoder"),
+        autoencoder=AutoencoderKLLTXVideo.from_pretrained(work / "autoencoder", torch_dtype=torch.float32),
+        text_encoder=T5EncoderModel.from_pretrained(work / "text_encoder", dtype=torch.float32),
         tokenizer=PreTrainedTokenizerFast.from_pretrained(work / "tokenizer"),
-        image_encoder=Dinov2Model.from_pretrained(work / "image_encoder"),
+        image_encoder=Dinov2Model.from_pretrained(work / "image_encoder", dtype=torch.float32),
         size=(width, height),
         num_frames=scale.num_frames,
         fps=scale.fps,

@@ -57,7 +57,10 @@ PASTE_SHARE = 0.1  # App. D: segments on another picture, so that raw photos wor
 
 @dataclass(frozen=True)
 class Encoders:
-    """The frozen networks, from a working folder or from the shipped bundle: their folders have the same names."""
+    """The frozen networks, from a working folder or from the shipped bundle: their folders have the same names.
+
+    In float32, though bundles hold bfloat16: CPUs that do not know it take ten times as long.
+    """
 
     scale: Scale
     folder: Path
@@ -65,19 +68,20 @@ class Encoders:
 
     @cached_property
     def autoencoder(self) -> LTXAutoencoder:
+        folder = self.folder / "autoencoder"
         return LTXAutoencoder(
-            _frozen(AutoencoderKLLTXVideo.from_pretrained(self.folder / "autoencoder"), self.device)
+            _frozen(AutoencoderKLLTXVideo.from_pretrained(folder, torch_dtype=torch.float32), self.device)
         )
 
     @cached_property
     def text(self) -> T5TextEncoder:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
-        model = _frozen(T5EncoderModel.from_pretrained(self.folder / "text_encoder"), self.device)
+        model = _frozen(T5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=torch.float32), self.device)
         return T5TextEncoder(model, tokenizer, self.scale.max_text_length)
 
     @cached_property
     def image(self) -> ViTImageEncoder:
-        model = _frozen(Dinov2Model.from_pretrained(self.folder / "image_encoder"), self.device)
+        model = _frozen(Dinov2Model.from_pretrained(self.folder / "image_encoder", dtype=torch.float32), self.device)
         return ViTImageEncoder(model, self.scale.reference_size, MEAN, STD)
 
 
