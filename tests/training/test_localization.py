@@ -108,6 +108,16 @@ def test_blocks_that_are_computed_again(batch, transformer) -> None:
         torch.testing.assert_close(gradients[1][name], gradient)
 
 
+def test_compiled_blocks_are_watched_too(batch, transformer) -> None:
+    """Guards against "expected a non-empty list of Tensors": code that was compiled before calls no hooks added later."""
+    network, made = transformer(personalization=True), with_origin(batch(4, seed(0)))
+    expected = loss(network, made, seed(1), image_drop=0.0, localization=True)
+    network.compile_repeated_blocks(backend="eager")
+    torch.testing.assert_close(loss(network, made, seed(1), image_drop=0.0).velocity, expected.velocity)
+    asked = loss(network, made, seed(1), image_drop=0.0, localization=True)
+    torch.testing.assert_close(asked.localization, expected.localization)
+
+
 def test_watching_ends(transformer) -> None:
     """Guards against hooks that stay, keep every step's attention in memory and slow sampling."""
     network = transformer(personalization=True)

@@ -49,7 +49,8 @@ def watched(transformer: AlchemistTransformer) -> Iterator[list[tuple[Tensor, Ke
     handles = [attention.register_forward_pre_hook(note_references) for attention in attentions]
     handles += [attention.q_norm.register_forward_hook(note_queries) for attention in attentions]
     try:
-        yield seen
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks that came later
+            yield seen
     finally:
         for handle in handles:
             handle.remove()
